@@ -1,0 +1,76 @@
+"""User-visible texts in English and Chinese, by id.
+
+Every room has one file per language: `catalog/en/<room>.toml` and `catalog/zh/<room>.toml`.
+An entry is a table keyed by the id:
+
+    ["model.architecture-unknown"]
+    message = "No converter knows the architecture {architecture}"
+    why = "config.json names it in `architectures`"
+    next = "rfctl model check {path} --json"
+
+`message` is required; `why` (cause) and `next` (the command or action that helps) are optional.
+Placeholders are `str.format` fields filled from keyword arguments.
+"""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+LANGUAGES = ("en", "zh")
+_ROOT = Path(__file__).parent / "catalog"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A rendered catalog entry."""
+
+    message: str
+    why: str = ""
+    next: str = ""
+
+
+class _Formatter(string.Formatter):
+    """`str.format` without attribute or index access and without failing on a missing value."""
+
+    def get_field(self, field_name: str, args: object, kwargs: object) -> tuple[object, str]:
+        values = kwargs if isinstance(kwargs, Mapping) else {}
+        return values.get(field_name, "{" + field_name + "}"), field_name
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        if format_spec and isinstance(value, int | float):
+            return format(value, format_spec)
+        return str(value)
+
+
+_FORMATTER = _Formatter()
+
+
+@cache
+def entries(language: str) -> Mapping[str, Mapping[str, str]]:
+    """All entries of one language: id -> {"message", "why"?, "next"?}.
+
+    Raises ValueError when two files define the same id.
+    """
+    merged: dict[str, Mapping[str, str]] = {}
+    for path in sorted((_ROOT / language).glob("*.toml")):
+        with path.open("rb") as file:
+            for key, entry in tomllib.load(file).items():
+                if key in merged:
+                    raise ValueError(f"{path.name}: {key} is defined twice")
+                merged[key] = entry
+    return merged
+
+
+def render(id: str, language: str, params: Mapping[str, object]) -> Text:
+    """The text of `id` in `language`, falling back to English, then to the bare id."""
+    entry = entries(language).get(id) or entries("en").get(id)
+    if entry is None:
+        values = ", ".join(f"{key}={value}" for key, value in params.items())
+        return Text(message=f"{id} ({values})" if values else id)
+    fill = {name: _FORMATTER.vformat(entry.get(name, ""), (), params) for name in ("message", "why", "next")}
+    return Text(**fill)
