@@ -1,6 +1,6 @@
 """User-visible texts in English and Chinese, by id.
 
-Every room has one file per language: `catalog/en/<room>.toml` and `catalog/zh/<room>.toml`.
+Every room has one file per language: `message/en/<room>.toml` and `message/zh/<room>.toml`.
 An entry is a table keyed by the id:
 
     ["model.architecture-unknown"]
@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("en", "zh")
-_ROOT = Path(__file__).parent / "catalog"
+_ROOT = Path(__file__).parent / "message"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The one error type that a user of rfctl meets.
 
 An error carries an id and the values for its text. The words live in the catalogs
-(`core/catalog/<language>/*.toml`), so the library never formats prose itself.
+(`core/message/<language>/*.toml`), so the library never formats prose itself.
 """
 
 from __future__ import annotations
