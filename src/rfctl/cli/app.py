@@ -1,0 +1,144 @@
+"""The application object: what every command needs, made once per invocation and lazily."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rfctl.cli.output import Mode, Output
+from rfctl.core.directory import Directories, locate
+from rfctl.core.progress import Reporter
+from rfctl.core.setting import Profile, Settings, resolve
+
+if TYPE_CHECKING:
+    from rfctl.ollama.client import OllamaClient
+    from rfctl.ragflow_client.connection import Ragflow
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the services of this command are. `embedded_*` says that rfctl's own engine answers."""
+
+    profile: str
+    ollama_url: str
+    ragflow_url: str
+    embedded_ollama: bool
+    embedded_ragflow: bool
+
+
+@dataclass
+class App:
+    """Settings, folders, output and clients for one command."""
+
+    flags: dict[str, str] = field(default_factory=dict)
+
+    def set_flag(self, name: str, value: object) -> None:
+        """Remember a common option. Must happen before the value is used."""
+        self.flags[name] = str(value)
+        for cached in ("settings", "out"):
+            self.__dict__.pop(cached, None)
+
+    @cached_property
+    def directories(self) -> Directories:
+        return locate(os.environ)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises UsageError for a broken file or an unknown key."""
+        known = {name: value for name, value in self.flags.items() if name in ("language", "profile")}
+        return resolve(known, os.environ, Path.cwd(), self.directories.config)
+
+    @property
+    def language(self) -> str:
+        """Language of messages, also while the settings themselves are broken."""
+        if "settings" in self.__dict__:
+            return self.settings.language
+        if "language" in self.flags:
+            return self.flags["language"]
+        names = ("RFCTL_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+        text = next((os.environ[name] for name in names if os.environ.get(name)), "")
+        if text:
+            return "zh" if text.lower().startswith("zh") else "en"
+        return self.settings.language
+
+    @cached_property
+    def out(self) -> Output:
+        mode = Mode(self.flags.get("output", "human"))
+        if "json" in self.flags and mode is Mode.HUMAN:
+            mode = Mode.JSON
+        return Output(mode, self.language, quiet="quiet" in self.flags)
+
+    def reporter(self) -> Reporter:
+        return self.out.reporter()
+
+    # -- services -------------------------------------------------------------------------------
+
+    def endpoints(self) -> Endpoints:
+        """The two services; starts the embedded engine when one of them is not configured elsewhere.
+
+        Raises UsageError (configuration), UnreachableError (the engine does not come up).
+        """
+        profile: Profile = self.settings.endpoints()
+        ollama_url, ragflow_url = profile.ollama_url, profile.ragflow_url
+        engine_url = ""
+        if not ollama_url or not ragflow_url:
+            engine_url = self.start_engine()
+        if ollama_url:
+            from rfctl.ollama.client import normalise_host
+
+            ollama_url = normalise_host(ollama_url)
+        return Endpoints(
+            profile=profile.name,
+            ollama_url=ollama_url or engine_url,
+            ragflow_url=ragflow_url or engine_url,
+            embedded_ollama=not ollama_url,
+            embedded_ragflow=not ragflow_url,
+        )
+
+    def start_engine(self) -> str:
+        """URL of the embedded engine, which is started when it does not run."""
+        from rfctl.engine import daemon
+
+        return daemon.start(self.directories.engine, reporter=self.reporter()).url
+
+    def ollama(self) -> OllamaClient:
+        """A client for the model server of the current profile."""
+        from rfctl.ollama.client import OllamaClient
+
+        return OllamaClient(self.endpoints().ollama_url)
+
+    def ragflow(self) -> Ragflow:
+        """A client for the RAG server of the current profile. Raises UsageError without an API key."""
+        from rfctl.ragflow_client.connection import connect
+
+        endpoints = self.endpoints()
+        return connect(endpoints.ragflow_url, self.ragflow_key(endpoints))
+
+    def ragflow_key(self, endpoints: Endpoints) -> str:
+        from rfctl.core.credential import FILE_NAME, find_ragflow_key
+        from rfctl.core.error import UsageError
+
+        if endpoints.embedded_ragflow:
+            from rfctl.engine import daemon
+
+            return daemon.read_api_key(self.directories.engine)
+        folder = self.directories.config
+        credential = find_ragflow_key(endpoints.ragflow_url, os.environ, folder)
+        if credential is None:
+            raise UsageError("config.key-missing", url=endpoints.ragflow_url, path=folder / FILE_NAME)
+        return credential.secret
+
+
+def make_app(context: click.Context) -> App:
+    """The App of this invocation (created at the root context on first use)."""
+    root = context.find_root()
+    if not isinstance(root.obj, App):
+        root.obj = App()
+    context.obj = root.obj
+    app: App = root.obj
+    return app

@@ -1,0 +1,160 @@
+"""Click classes of the command tree: nouns load their verbs lazily, help texts come from the catalogs.
+
+`rfctl --help` and `rfctl NOUN --help` read the catalogs only; the module of a verb is imported when the
+verb runs or its own help is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from rfctl.cli.app import App, make_app
+from rfctl.core.catalog import entries
+
+ALIASES = {"list": "ls", "delete": "rm", "remove": "rm"}
+
+
+def _language(context: click.Context) -> str:
+    app = context.find_object(App)
+    return app.language if app is not None else "en"
+
+
+def _help(key: str, language: str, default: str) -> str:
+    for name in (language, "en"):
+        if entry := entries(name).get(f"help.{key}"):
+            return entry.get("message", default)
+    return default
+
+
+def _path(context: click.Context) -> str:
+    return ".".join(context.command_path.split()[1:])
+
+
+def _localise_options(command: click.Command, context: click.Context) -> None:
+    """Help of each option: `help.<noun>.<verb>.<option>`, else `option.<option>`, else its own text."""
+    language = _language(context)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name:
+            default = _help(f"option.{parameter.name}", language, parameter.help or "")
+            parameter.help = _help(f"{_path(context)}.{parameter.name}", language, default)
+
+
+class Command(click.Command):
+    """A verb. Its own options come first, then the common ones."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(common_options())
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return super().get_short_help_str(200)
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        text = _help(_path(ctx), _language(ctx), "")
+        own = (self.help or "").strip()
+        paragraphs = [text, own] if text and own and _language(ctx) == "en" and text != own else [text or own]
+        formatter.write_paragraph()
+        with formatter.indentation():
+            for paragraph in paragraphs:
+                formatter.write_text(paragraph)
+                formatter.write_paragraph()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _localise_options(self, ctx)
+        super().format_options(ctx, formatter)
+
+
+class Noun(click.Group):
+    """A group whose verbs are `"module:attribute"` strings, imported on use."""
+
+    def __init__(self, name: str, verbs: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(name, no_args_is_help=True, **kwargs)
+        self._verbs = verbs
+        self.params.extend(common_options())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = self._verbs.get(cmd_name) or self._verbs.get(ALIASES.get(cmd_name, ""))
+        if target is None:
+            return None
+        module, attribute = target.split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return (command.name if command is not None else name), command, rest
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(_help(_path(ctx) or "root", _language(ctx), self.help or ""))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        path = _path(ctx)
+        prefix = f"{path}." if path else ""
+        rows = [(name, _help(prefix + name, _language(ctx), "")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _localise_options(self, ctx)
+        super().format_options(ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
+
+
+def _store(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def callback(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is not None and value is not False:
+            make_app(ctx).set_flag(key, value)
+        return value
+
+    return callback
+
+
+def common_options() -> list[click.Option]:
+    """Options that every command takes, before or after the verb."""
+
+    def option(names: list[str], key: str, **kwargs: Any) -> click.Option:
+        return click.Option(names, callback=_store(key), expose_value=False, is_eager=True, **kwargs)
+
+    return [
+        option(["--json", "json_mode"], "json", is_flag=True, help="Print exactly one JSON document."),
+        option(
+            ["--output", "output_mode"],
+            "output",
+            type=click.Choice(["human", "json", "jsonl"]),
+            help="Form of the result.",
+        ),
+        option(["-q", "--quiet", "quiet"], "quiet", is_flag=True, help="No progress and no notes."),
+        option(
+            ["--lang", "language"], "language", type=click.Choice(["en", "zh"]), help="Language of messages."
+        ),
+        option(["-p", "--profile", "profile"], "profile", help="Profile to use: embedded or one of yours."),
+    ]
+
+
+def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Decorator for a verb; the function gets the `App` as its first argument."""
+
+    def decorate(function: Callable[..., Any]) -> Command:
+        def invoke(**values: Any) -> Any:
+            return function(make_app(click.get_current_context()), **values)
+
+        invoke.__doc__ = function.__doc__
+        invoke.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        return click.command(name, cls=Command, **kwargs)(invoke)
+
+    return decorate

@@ -1,0 +1,82 @@
+"""`rfctl config`: show where each setting comes from, set and unset values of the user file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rfctl.cli.app import App
+from rfctl.cli.command import command
+from rfctl.core.file import write_atomic
+from rfctl.core.setting import check_key, resolve
+
+
+@command("show")
+@click.option("--origin", is_flag=True)
+def show(app: App, origin: bool) -> None:
+    """Show every setting with its value."""
+    values = list(app.settings.values.values())
+    app.out.report(
+        {"settings": values, "user_file": app.settings.user_file, "project_file": app.settings.project_file}
+    )
+    if origin:
+        app.out.table(("SETTING", "VALUE", "ORIGIN"), [(v.name, v.value or "-", v.origin) for v in values])
+    else:
+        app.out.table(("SETTING", "VALUE"), [(v.name, v.value or "-") for v in values])
+
+
+@command("set")
+@click.argument("key")
+@click.argument("value")
+def set_value(app: App, key: str, value: str) -> None:
+    """Write a setting into the user file."""
+    check_key(key)
+    change(app, key, value)
+
+
+@command("unset")
+@click.argument("key")
+def unset(app: App, key: str) -> None:
+    """Remove a setting from the user file."""
+    check_key(key)
+    change(app, key, None)
+
+
+def change(app: App, key: str, value: str | None) -> None:
+    """Set (or with None remove) `key` in the user file, keeping its comments, and say what was done."""
+    path = app.settings.user_file
+    changed = edit(path, key, value)
+    resolve({}, {}, path.parent, path.parent)
+    app.out.result({"key": key, "value": value, "path": path, "changed": changed})
+    if not changed:
+        app.out.say("config.unchanged", key=key, path=path)
+    elif value is None:
+        app.out.say("config.unset", key=key, path=path)
+    else:
+        app.out.say("config.set", key=key, value=value, path=path)
+
+
+def edit(path: Path, key: str, value: str | None) -> bool:
+    import tomlkit
+
+    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+    *parents, leaf = key.split(".")
+    table: Any = document
+    for name in parents:
+        if name not in table:
+            if value is None:
+                return False
+            table[name] = tomlkit.table()
+        table = table[name]
+    if value is None:
+        if leaf not in table:
+            return False
+        del table[leaf]
+    else:
+        if table.get(leaf) == value:
+            return False
+        table[leaf] = value
+    write_atomic(path, tomlkit.dumps(document).encode())
+    return True

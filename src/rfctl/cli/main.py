@@ -1,0 +1,155 @@
+"""`rfctl`: the root of the command tree, exit codes, and the last line of defence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from rfctl.cli.app import App, make_app
+from rfctl.cli.command import Noun
+from rfctl.core.error import RfctlError, UsageError
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+NOUNS: dict[str, dict[str, str]] = {
+    "model": {
+        "check": "rfctl.cli.model_convert:check",
+        "convert": "rfctl.cli.model_convert:convert",
+        "push": "rfctl.cli.model:push",
+        "ls": "rfctl.cli.model:ls",
+        "show": "rfctl.cli.model:show",
+        "rm": "rfctl.cli.model:rm",
+    },
+    "kb": {
+        "create": "rfctl.cli.kb:create",
+        "upload": "rfctl.cli.kb:upload",
+        "ls": "rfctl.cli.kb:ls",
+        "show": "rfctl.cli.kb:show",
+        "docs": "rfctl.cli.kb:docs",
+        "search": "rfctl.cli.kb:search",
+        "rm": "rfctl.cli.kb:rm",
+    },
+    "chat": {
+        "create": "rfctl.cli.chat:create",
+        "ask": "rfctl.cli.chat:ask",
+        "ls": "rfctl.cli.chat:ls",
+        "rm": "rfctl.cli.chat:rm",
+    },
+    "engine": {
+        "start": "rfctl.cli.engine:start",
+        "stop": "rfctl.cli.engine:stop",
+        "status": "rfctl.cli.engine:status",
+        "logs": "rfctl.cli.engine:logs",
+        "serve": "rfctl.cli.engine:serve",
+    },
+    "config": {
+        "show": "rfctl.cli.config:show",
+        "set": "rfctl.cli.config:set_value",
+        "unset": "rfctl.cli.config:unset",
+    },
+    "profile": {
+        "ls": "rfctl.cli.profile:ls",
+        "add": "rfctl.cli.profile:add",
+        "use": "rfctl.cli.profile:use",
+        "rm": "rfctl.cli.profile:rm",
+    },
+    "auth": {
+        "login": "rfctl.cli.auth:login",
+        "logout": "rfctl.cli.auth:logout",
+    },
+}
+VERBS: dict[str, str] = {
+    "demo": "rfctl.cli.demo:demo",
+    "explain": "rfctl.cli.explain:explain",
+}
+
+
+class Root(Noun):
+    """The root group: nouns made from the table above, and the few verbs without a noun."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*VERBS, *NOUNS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in NOUNS:
+            return Noun(cmd_name, NOUNS[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+
+def _show_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        context.meta["rfctl.version"] = True
+
+
+@click.pass_context
+def _start(context: click.Context, /, **values: Any) -> None:
+    if context.meta.get("rfctl.version"):
+        from rfctl.cli.state import print_version
+
+        print_version(make_app(context))
+        context.exit(0)
+    if context.invoked_subcommand is None:
+        from rfctl.cli.state import print_state
+
+        print_state(make_app(context))
+
+
+root = Root("rfctl", VERBS, invoke_without_command=True, callback=_start)
+root.no_args_is_help = False
+root.params.insert(
+    0,
+    click.Option(
+        ["--version"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_show_version,
+        help="Show the version and exit.",
+    ),
+)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point of the `rfctl` script. Never returns."""
+    sys.exit(execute(sys.argv[1:] if arguments is None else arguments))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    app = App()
+    try:
+        code = root.main(arguments, prog_name="rfctl", standalone_mode=False, obj=app)
+        return code if isinstance(code, int) else 0
+    except RfctlError as error:
+        app.out.error(error)
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        hint = f"{error.ctx.command_path} --help" if error.ctx is not None else "rfctl --help"
+        app.out.error(UsageError("cli.usage", detail=error.format_message(), hint=hint))
+        return 2
+    except click.ClickException as error:
+        app.out.error(UsageError("cli.usage", detail=error.format_message(), hint="rfctl --help"))
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        app.out.error(RfctlError("core.interrupted", exit_code=EXIT_INTERRUPTED))
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`rfctl ... | head`): nothing is left to tell it.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        return 1
+    except Exception as error:
+        # A process boundary: a bug stays visible as a bug, with its traceback and its own exit code.
+        app.out.trace(traceback.format_exc())
+        app.out.error(RfctlError("core.bug", exit_code=EXIT_BUG, detail=f"{type(error).__name__}: {error}"))
+        return EXIT_BUG
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,88 @@
+"""Fixtures for every room: the shared golden data, a clean home, and the command line run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find_shared() -> Path | None:
+    """The folder with the golden data: RFCTL_SHARED, or `shared` beside the checkout."""
+    named = os.environ.get("RFCTL_SHARED")
+    for folder in ([Path(named)] if named else []) + [ROOT.parent / "shared"]:
+        if (folder / "golden").is_dir():
+            return folder
+    return None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = find_shared()
+    if folder is None:
+        pytest.skip(
+            "the golden data is not here (set RFCTL_SHARED, or put it beside the checkout as `shared`)"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> Path:
+    return shared / "golden"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command line printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def environment(home: Path) -> dict[str, str]:
+    """A pinned environment: English, no colour, 100 columns, a home of its own, nothing configured."""
+    keep = ("PATH", "SYSTEMROOT", "TMPDIR", "LD_LIBRARY_PATH", "RFCTL_SHARED")
+    return {name: os.environ[name] for name in keep if name in os.environ} | {
+        "HOME": str(home),
+        "RFCTL_HOME": str(home / "rfctl"),
+        "RFCTL_LANG": "en",
+        "NO_COLOR": "1",
+        "COLUMNS": "100",
+        "PYTHONUTF8": "1",
+    }
+
+
+@pytest.fixture
+def rfctl(environment: dict[str, str], tmp_path: Path) -> Callable[..., Result]:
+    """Run `rfctl ARGUMENTS` in a process of its own: `rfctl("config", "show", env={...}, stdin="...")`."""
+
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, stdin: str = "", timeout: float = 120
+    ) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "rfctl.cli.main", *arguments],
+            env=environment | (env or {}),
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
