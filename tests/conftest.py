@@ -1,4 +1,4 @@
-"""Fixtures for every room: the shared golden data, a clean home, and the command line run as a user runs it."""
+"""Fixtures for every room: the golden data, a clean home, and the command line run as a user runs it."""
 
 from __future__ import annotations
 

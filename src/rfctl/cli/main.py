@@ -11,6 +11,7 @@ import click
 
 from rfctl.cli.app import App, make_app
 from rfctl.cli.command import Noun
+from rfctl.cli.output import soften
 from rfctl.core.error import RfctlError, UsageError
 
 EXIT_BUG = 70
@@ -122,6 +123,8 @@ def run(arguments: list[str] | None = None) -> None:
 def execute(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     app = App()
+    for stream in (sys.stdout, sys.stderr):
+        soften(stream)
     try:
         code = root.main(arguments, prog_name="rfctl", standalone_mode=False, obj=app)
         return code if isinstance(code, int) else 0

@@ -40,8 +40,9 @@ class Output:
         self.mode = mode
         self.language = language
         self.quiet = quiet
-        for stream in (sys.stdout, sys.stderr):
-            _soften(stream, utf8=mode is not Mode.HUMAN)
+        if mode is not Mode.HUMAN:
+            for stream in (sys.stdout, sys.stderr):
+                soften(stream, encoding="utf-8")
 
     @property
     def is_human(self) -> bool:
@@ -157,11 +158,11 @@ class Output:
         stream.flush()
 
 
-def _soften(stream: TextIO, *, utf8: bool) -> None:
+def soften(stream: TextIO, encoding: str | None = None) -> None:
     """A character that the console cannot show becomes a replacement, never a crash."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
-        reconfigure(errors="replace", **({"encoding": "utf-8"} if utf8 else {}))
+        reconfigure(errors="replace", encoding=encoding)
 
 
 def to_json(value: object) -> object:
