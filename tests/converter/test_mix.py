@@ -15,7 +15,8 @@ from rfctl.core.error import UsageError
 CASES = [
     "bert-minilm", "bert-odd", "deepseek3", "gemma2", "gemma3", "glm4", "gpt2", "llama2-added", "llama2-odd",
     "llama2-outlier", "llama2-spm", "llama3.1", "mistral", "mistral-swa", "mixtral", "phi2", "phi3",
-    "phi3-longrope", "qwen2-tied", "qwen2-untied", "qwen3", "qwen3moe", "r1-distill-qwen", "stablelm", "starcoder2",
+    "phi3-longrope", "qwen2-tied", "qwen2-untied", "qwen3", "qwen3moe", "r1-distill-qwen", "stablelm",
+    "starcoder2",
 ]  # fmt: skip
 QUANTS = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q3_K_M", "Q4_0", "Q8_0"]
 

@@ -1,6 +1,7 @@
-"""Which type every tensor gets in a file of a mixed type such as Q4_K_M, and in which order the tensors follow.
+"""Which type every tensor gets in a file of a mixed type such as Q4_K_M, and in which order they follow.
 
-Pure functions over names and shapes; the rules are data (`mix.toml`, from llama.cpp b11434 `src/llama-quant.cpp`).
+Pure functions over names and shapes; the rules are data (`mix.toml`, from llama.cpp b11434
+`src/llama-quant.cpp`).
 The result equals what llama-quantize makes of the lossless conversion, without importance matrix.
 """
 
@@ -26,7 +27,7 @@ class MixTensor:
 
     name   GGUF name
     shape  GGUF order, fastest dimension first
-    type   tensor type in the lossless conversion ("F32", "F16", "BF16"): what it keeps when it is not quantized
+    type   tensor type in the lossless conversion ("F32", "F16", "BF16"), kept when it is not quantized
     """
 
     name: str
@@ -57,7 +58,7 @@ class MixModel:
 
 
 def order_tensors[T](tensors: Iterable[T], name: Any = None) -> list[T]:
-    """`tensors` in llama-quantize's output order: layer number first (tensors without a layer lead), then name.
+    """`tensors` in llama-quantize's output order: by layer (tensors without one lead), then by name.
 
     `name` gives the name of an item (default: its attribute `name`).
     Source: `weight_name_comparer` in src/llama-model-loader.h.
@@ -77,8 +78,8 @@ def choose_types(
 ) -> list[tuple[MixTensor, str]]:
     """The tensors in output order, each with the name of the tensor type it gets.
 
-    `outtype` is any file type; for F32, F16 and BF16 the rules for what may be changed still apply, as llama-quantize
-    does it. Raises UsageError `model.outtype-unknown`; ValueError when a layer number is outside the model.
+    `outtype` is any file type; for F32, F16 and BF16 the rules for what may be changed still apply.
+    Raises UsageError `model.outtype-unknown`; ValueError when a layer number is outside the model.
     """
     target = outtype if isinstance(outtype, FileType) else file_type(outtype)
     ordered = order_tensors(tensors)

@@ -75,7 +75,7 @@ def tensor_types() -> Mapping[str, TensorType]:
 
 @cache
 def file_types() -> Mapping[str, FileType]:
-    """All file types that can be written, by upper-case name; "AUTO" is not among them (it is a choice, not a type)."""
+    """All file types that can be written, by upper-case name ("AUTO" is a choice, not a type)."""
     rows = _load()["file"]
     return MappingProxyType(
         {
