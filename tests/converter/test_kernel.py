@@ -79,7 +79,7 @@ def test_the_numpy_fallback_proves_itself_too(name: str) -> None:
 
 
 def test_a_wrong_kernel_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library whose bytes differ falls to numpy; where numpy has no code the type is refused, not written wrong."""
+    """Different bytes: fall to numpy; where numpy has no code, refuse the type."""
 
     def liar(number: int, source: int, target: int, first: int, n: int, columns: int, weights: None) -> int:
         return n * columns // 256 * 144 if number == 12 else n * columns // 32 * 34

@@ -1,7 +1,7 @@
 """Exact conversions between float32, float16 and bfloat16, as ggml rounds.
 
 bfloat16 and float16 bits travel as uint16 arrays. Rounding is to nearest, ties to even; a NaN stays a NaN
-(bfloat16: quiet bit set, as `ggml_compute_fp32_to_bf16` in ggml-impl.h of llama.cpp b11434; float16: IEEE 754).
+(bfloat16: quiet bit set, as `ggml_compute_fp32_to_bf16` in ggml-impl.h, llama.cpp b11434; float16: IEEE 754).
 All functions take any shape, accept `out` of the result's shape and dtype, and return it.
 """
 

@@ -1,8 +1,8 @@
 """Rows of float32 to rows of a GGML type, byte-equal to ggml.
 
-Two sources: `ggml_quantize_chunk` in the shared library of the installed inference package, called without importing
-that package, and gguf's numpy code for the types it has. Each source proves itself per type on stored blocks before it
-is used; what fails is passed over. ctypes releases the GIL during a call, so threads scale.
+Two sources: `ggml_quantize_chunk` in the shared library of the installed inference package, called without
+importing that package, and gguf's numpy code for the types it has. Each source proves itself per type on stored
+blocks before it is used; what fails is passed over. ctypes releases the GIL during a call, so threads scale.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def quantize(type_name: str, rows: Rows, out: Bytes | None = None) -> Bytes:
     rows  float32, (n, columns), finite; columns a multiple of the type's block
     out   uint8, (n, row bytes), C-contiguous; allocated when not given
     Returns `out`. Thread safe. Without importance matrix, as llama-quantize works by default.
-    Raises ValueError for a shape or buffer that does not fit, RfctlError `model.kernel-missing` when no source on this
-    machine can make the type.
+    Raises ValueError for a shape or buffer that does not fit, RfctlError `model.kernel-missing` when no source on
+    this machine can make the type.
     """
     kind = tensor_type(type_name)
     if rows.ndim != 2 or rows.dtype != np.float32:
@@ -57,7 +57,7 @@ def quantize(type_name: str, rows: Rows, out: Bytes | None = None) -> Bytes:
 
 
 def kernel_info() -> Mapping[str, str]:
-    """Which source makes each type here: "ggml (FILE NAME)", "numpy" or "none". Proves every type (about 0.1 s)."""
+    """Which source makes each type here: "ggml (FILE NAME)", "numpy" or "none"."""
     info = {}
     for name in proved_types():
         try:
@@ -152,7 +152,7 @@ def _library() -> tuple[str, Callable[..., int]] | None:
         try:
             function = ctypes.CDLL(str(path)).ggml_quantize_chunk
         except (OSError, AttributeError):
-            continue  # another C library or symbol set than ours: the numpy code or the error of `_select` takes over
+            continue  # another C library than ours: numpy, or the error of `_select`, takes over
         size, pointer = ctypes.c_int64, ctypes.c_void_p
         function.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
         function.restype = ctypes.c_size_t
@@ -197,7 +197,7 @@ def _proofs() -> dict[str, dict[str, dict[str, str]]]:
 
 @cache
 def _inputs() -> Mapping[str, Rows]:
-    """The inputs of the proofs, (8, 512) float32 each: a bell curve, heavy tails, zeros, constant rows, zeroed spans."""
+    """The inputs of the proofs, (8, 512) float32 each."""
     n, columns = 8, 512
     index = np.arange(n * columns, dtype=np.uint64)
 
