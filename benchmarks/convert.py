@@ -20,8 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tools")]
 
-from make_model import SHAPES, make  # noqa: E402
-from measure import Cost, run  # noqa: E402
+from make_model import SHAPES, make
+from measure import Cost, run
 
 HISTORY = HERE / "history.jsonl"
 
