@@ -112,6 +112,18 @@ def test_an_unknown_setting_is_an_error_with_a_suggestion(rfctl: Run) -> None:
     )
 
 
+def test_a_broken_settings_file_is_reported_in_the_users_language(
+    rfctl: Run, environment: dict[str, str]
+) -> None:
+    folder = f"{environment['RFCTL_HOME']}/config"
+    os.makedirs(folder)
+    with open(f"{folder}/config.toml", "w", encoding="utf-8") as file:
+        file.write("profile = \n")
+    result = rfctl("config", "show", "--lang", "zh")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"错误[config.file-broken]: 无法读取 {folder}/config.toml\n")
+
+
 def test_an_error_in_json_mode_is_one_line_on_stderr(rfctl: Run) -> None:
     result = rfctl("profile", "use", "nowhere", "--json", "--lang", "zh")
     assert result.code == 2

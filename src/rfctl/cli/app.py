@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,12 +13,23 @@ import click
 
 from rfctl.cli.output import Mode, Output
 from rfctl.core.directory import Directories, locate
+from rfctl.core.error import RfctlError
 from rfctl.core.progress import Reporter
-from rfctl.core.setting import Profile, Settings, resolve
+from rfctl.core.setting import Profile, Settings, resolve, resolve_language
 
 if TYPE_CHECKING:
-    from rfctl.ollama.client import OllamaClient
     from rfctl.ragflow_client.connection import Ragflow
+
+    from rfctl.ollama.client import OllamaClient
+
+
+def environment() -> dict[str, str]:
+    """The process environment; on Windows, which sets no LANG, with the language of the user interface."""
+    variables = dict(os.environ)
+    if os.name == "nt" and not any(variables.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG")):
+        name = (locale.getlocale()[0] or "").lower()
+        variables["LANG"] = "zh" if name.startswith(("zh", "chinese")) else "en"
+    return variables
 
 
 @dataclass(frozen=True)
@@ -51,20 +63,15 @@ class App:
     def settings(self) -> Settings:
         """Raises UsageError for a broken file or an unknown key."""
         known = {name: value for name, value in self.flags.items() if name in ("language", "profile")}
-        return resolve(known, os.environ, Path.cwd(), self.directories.config)
+        return resolve(known, environment(), Path.cwd(), self.directories.config)
 
     @property
     def language(self) -> str:
         """Language of messages, also while the settings themselves are broken."""
-        if "settings" in self.__dict__:
+        try:
             return self.settings.language
-        if "language" in self.flags:
-            return self.flags["language"]
-        names = ("RFCTL_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
-        text = next((os.environ[name] for name in names if os.environ.get(name)), "")
-        if text:
-            return "zh" if text.lower().startswith("zh") else "en"
-        return self.settings.language
+        except RfctlError:
+            return resolve_language(self.flags, environment())
 
     @cached_property
     def out(self) -> Output:

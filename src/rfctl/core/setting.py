@@ -124,6 +124,15 @@ def resolve(
     )
 
 
+def resolve_language(flags: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """Language for messages about settings that could not be read: flag > environment > English."""
+    return _catalog_language(_choose(_BY_NAME["language"], flags, environ, ()).value)
+
+
+def _catalog_language(name: str) -> str:
+    return "zh" if name.lower().startswith("zh") else "en"
+
+
 def check_key(name: str) -> None:
     """Raise UsageError unless `name` is a setting or `profiles.NAME.ollama_url|ragflow_url`."""
     parts = name.split(".")
