@@ -18,13 +18,35 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from rfctl.engine.ragflow import account, queue, seed, state, system, unsupported
+from rfctl.engine.ragflow import (
+    account,
+    dataset,
+    document,
+    document_list,
+    parse,
+    provider,
+    queue,
+    registration,
+    seed,
+    state,
+    system,
+    unsupported,
+)
 from rfctl.engine.ragflow.database import Database
 from rfctl.engine.ragflow.envelope import Failure, JsonResponse, answer
 
 PREFIX = "/api/v1"
 # Every module has ROUTES with paths relative to PREFIX.
-MODULES = (system, account)
+MODULES = (
+    system,
+    account,
+    provider,
+    registration,
+    dataset,
+    document_list,
+    document,
+    parse,
+)
 
 _log = logging.getLogger(__name__)
 

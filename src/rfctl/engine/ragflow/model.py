@@ -37,6 +37,11 @@ class ChatError(Exception):
     """The chat model did not answer; the text is the reason."""
 
 
+def error_text(error: Exception) -> str:
+    """The answer that stands for a failed call; RAGFlow's clients look for its first word."""
+    return f"**ERROR**: CONNECTION_ERROR - Ollama_chatException - {error}"
+
+
 @dataclass(frozen=True)
 class Target:
     """A model that can be called.
@@ -118,7 +123,7 @@ async def chat(
     except httpx.ConnectError as error:
         address = host(target.base_url)
         raise ChatError(f"Cannot connect to host {address} [Connect call failed]") from error
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ChatError(str(error) or repr(error)) from error
 
 
@@ -138,7 +143,7 @@ async def _embed_batch(state: State, target: Target, texts: list[str]) -> NDArra
         answer = response.json()
     except httpx.ConnectError as error:
         raise EmbeddingError(prefix + _UNREACHABLE) from error
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EmbeddingError(prefix + (str(error) or repr(error))) from error
     if response.status_code != 200:
         reason = answer.get("error", answer) if isinstance(answer, dict) else answer
@@ -186,7 +191,7 @@ def _find(connection: sqlite3.Connection, state: State, reference: str, kind: st
 
 def _find_default(connection: sqlite3.Connection, state: State, kind: str) -> Target | None:
     row = connection.execute(
-        f"{_SELECT} AND EXISTS (SELECT 1 FROM default_model d WHERE d.model_id = m.id AND d.model_type = ?)",
+        f"{_SELECT} AND ? IN (SELECT model_type FROM default_model WHERE model_id = m.id)",
         (kind,),
     ).fetchone()
     if row is None:
