@@ -25,6 +25,7 @@ from rfctl.engine.ragflow.stamp import new_id, now
 
 MAX_NAME_BYTES = 255
 _TOO_LONG = f"File name must be {MAX_NAME_BYTES} bytes or less."
+_UNSUPPORTED = "This type of file has not been supported yet!"
 _FIXED = ("chunk_count", "token_count", "progress")
 
 
@@ -80,9 +81,8 @@ async def add_documents(request: Request) -> Response:
         raise Failure(DATA, f"Can't find the dataset with ID {dataset_id}!")
     if kind == "web":
         await upload.drain(request)
-        raise Failure(
-            501, "rfctl's embedded engine does not fetch web pages; a RAGFlow server does", status=501
-        )
+        text = "rfctl's embedded engine does not fetch web pages; a RAGFlow server does"
+        raise Failure(501, text, status=501)
     if kind == "empty":
         return await _add_virtual(request, shared, dataset_id)
 
@@ -97,9 +97,7 @@ async def add_documents(request: Request) -> Response:
         upload.discard(parts)
         raise Failure(ARGUMENT, refusal)
     kept = [part for part in parts if part.file is not None]
-    refused = [
-        f"{part.name}: This type of file has not been supported yet!" for part in parts if not part.file
-    ]
+    refused = [f"{part.name}: {_UNSUPPORTED}" for part in parts if part.file is None]
     await document_file.sync(shared)
     try:
         added = await shared.database.write(lambda c: _insert(c, shared.tenant_id, dataset_id, kept))
@@ -270,8 +268,8 @@ def _insert_row(
 ) -> str:
     moment = now()
     connection.execute(
-        "INSERT INTO document (id, dataset_id, name, location, size, type, suffix, content_hash, chunk_method,"
-        " parser_config_json, pipeline_id, create_time, update_time)"
+        "INSERT INTO document (id, dataset_id, name, location, size, type, suffix, content_hash,"
+        " chunk_method, parser_config_json, pipeline_id, create_time, update_time)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             id,

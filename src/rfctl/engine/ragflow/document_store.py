@@ -108,7 +108,7 @@ def change_config(config: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any
 
 def _duration(row: sqlite3.Row) -> float:
     if row["run"] == "RUNNING" and row["process_begin_at"] and row["progress_msg"] != QUEUED:
-        return round(max(0.0, time.time() - row["process_begin_at"] / 1000), 3)
+        return max(0.0, time.time() - float(row["process_begin_at"]) / 1000)
     return float(row["process_duration"])
 
 

@@ -1,9 +1,9 @@
 """One run of one document: text, chunks, vectors, rows.
 
-Deviations from RAGFlow v0.27.0: a PDF that cannot be read FAILs with the reason (RAGFlow leaves it RUNNING for
-ever); every chunk method works like `naive`; no OCR, layout model, keywords, questions, RAPTOR or GraphRAG;
-the same content twice in a document is one chunk; a document without text is DONE with no chunk, as in
-RAGFlow.
+Deviations from RAGFlow v0.27.0: a PDF that cannot be read FAILs with the reason (RAGFlow leaves it RUNNING
+for ever); every chunk method works like `naive`; no OCR, layout model, keywords, questions, RAPTOR or
+GraphRAG; the same content twice in a document is one chunk. A document without text is DONE with no chunk, as
+in RAGFlow.
 """
 
 from __future__ import annotations

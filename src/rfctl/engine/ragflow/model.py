@@ -190,10 +190,10 @@ def _find(connection: sqlite3.Connection, state: State, reference: str, kind: st
 
 
 def _find_default(connection: sqlite3.Connection, state: State, kind: str) -> Target | None:
-    row = connection.execute(
-        f"{_SELECT} AND ? IN (SELECT model_type FROM default_model WHERE model_id = m.id)",
-        (kind,),
-    ).fetchone()
+    chosen = connection.execute("SELECT model_id FROM default_model WHERE model_type = ?", (kind,)).fetchone()
+    row = None
+    if chosen is not None:
+        row = connection.execute(f"{_SELECT} AND m.id = ?", (chosen["model_id"],)).fetchone()
     if row is None:
         rows = connection.execute(
             f"{_SELECT} AND i.base_url = '' ORDER BY m.create_time DESC, m.name"

@@ -1,7 +1,7 @@
 """Starting and stopping the parsing of documents (RAGFlow v0.27.0 `chunk_api.py`, `document_api.py`).
 
-Deviations: a list with a running document starts none of them (RAGFlow starts some, in random order); the start
-of an unreadable PDF answers code 0 and the document FAILs with the reason.
+Deviations: a list with a running document starts none of them (RAGFlow starts some, in random order); the
+start of an unreadable PDF answers code 0 and the document FAILs with the reason.
 """
 
 from __future__ import annotations

@@ -95,9 +95,9 @@ def add_model(
         extra["verify"] = verify
     connection.execute(
         "INSERT INTO model (id, instance_id, name, model_type_json, max_tokens, extra_json, verify,"
-        " create_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance_id, name) DO UPDATE SET live = 0,"
-        " present = 1, model_type_json = excluded.model_type_json, max_tokens = excluded.max_tokens,"
-        " extra_json = excluded.extra_json, verify = excluded.verify",
+        " create_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance_id, name) DO UPDATE SET"
+        " live = 0, present = 1, model_type_json = excluded.model_type_json,"
+        " max_tokens = excluded.max_tokens, extra_json = excluded.extra_json, verify = excluded.verify",
         (
             row["id"] if row is not None else new_id(),
             instance["id"],

@@ -139,6 +139,7 @@ CREATE TABLE chunk (
 );
 CREATE INDEX chunk_document ON chunk (document_id);
 CREATE INDEX chunk_dataset ON chunk (dataset_id);
+CREATE INDEX chunk_hidden ON chunk (dataset_id) WHERE available = 0;
 
 -- data: dimension float32 numbers, little-endian, as the embedding model gave them
 CREATE TABLE vector (
