@@ -1,8 +1,8 @@
 """Who takes an architecture: llama.cpp builds, Ollama releases, Ollama's own safetensors importer.
 
-The tables are data (`data/support.json`, `data/architecture.json`, with sources and dates). A build whose list has not
-been read is judged from its neighbours: what both the last list before and the first list after it name is supported,
-what neither names is not, everything else is unknown.
+The tables are data (`data/support.json`, `data/architecture.json`, with sources and dates). A build whose
+list has not been read is judged from its neighbours: what both the last list before and the first list after
+it name is supported, what neither names is not, everything else is unknown.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def judge_llamacpp(need: Need, build: str = REFERENCE_BUILD) -> Verdict:
 
 
 def judge_ollama(need: Need, version: str | None = None) -> Verdict:
-    """Whether Ollama `version` loads a GGUF of the model; without a version, the newest release of the table."""
+    """Whether Ollama `version` loads a GGUF of the model; without a version, the newest release of the
+    table."""
     releases = [release for release in _support()["releases"] if release["last"]]
     wanted = version or releases[-1]["last"]
     params = _params(need, wanted)
@@ -86,8 +87,8 @@ def judge_ollama(need: Need, version: str | None = None) -> Verdict:
     last = parse_version(releases[-1]["last"])
     if last is None or number < last:
         return Verdict("ollama", wanted, Answer.UNKNOWN, since, "support.unknown", params)
-    # A later release than the table: names have not been dropped since 0.30, so what the newest lists of both sides
-    # know is known; what they do not know may have been added.
+    # A later release than the table: names have not been dropped since 0.30, so what the newest lists of both
+    # sides know is known; what they do not know may have been added.
     answer, _ = _judge_release(need, releases[-1])
     if answer is Answer.SUPPORTED and _judge(need, _builds()[-1][1]) is Answer.SUPPORTED:
         return Verdict("ollama", wanted, answer, since, "support.newer", params | {"since": since})
@@ -112,7 +113,8 @@ def judge_importer(hf_name: str, version: str | None = None) -> Verdict:
 
 
 def parse_version(text: str) -> tuple[int, int, int, int, int] | None:
-    """A comparable release number; None for text that is none and for 0.0.0, which development builds report."""
+    """A comparable release number; None for text that is none and for 0.0.0, which development builds
+    report."""
     match = re.fullmatch(r"v?(\d+)\.(\d+)\.(\d+)(?:-rc(\d+))?(?:\+.*)?", text.strip())
     if match is None:
         return None

@@ -2,7 +2,8 @@
 
 Two sources: `ggml_quantize_chunk` in the shared library of the installed inference package, called without
 importing that package, and gguf's numpy code for the types it has. Each source proves itself per type on
-stored blocks before it is used; what fails is passed over. ctypes releases the GIL during a call, so threads scale.
+stored blocks before it is used; what fails is passed over. ctypes releases the GIL during a call, so threads
+scale.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def quantize(type_name: str, rows: Rows, out: Bytes | None = None) -> Bytes:
     rows  float32, (n, columns), finite; columns a multiple of the type's block
     out   uint8, (n, row bytes), C-contiguous; allocated when not given
     Returns `out`. Thread safe. Without importance matrix, as llama-quantize works by default.
-    Raises ValueError for a shape or buffer that does not fit, RfctlError `model.kernel-missing` when no source
-    on this machine can make the type.
+    Raises ValueError for a shape or buffer that does not fit, RfctlError `model.kernel-missing` when no
+    source on this machine can make the type.
     """
     kind = tensor_type(type_name)
     if rows.ndim != 2 or rows.dtype != np.float32:

@@ -1,0 +1,165 @@
+"""The tokenizer files of a directory and whether they fit the configuration and the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfctl.converter.check_weight import from_error
+from rfctl.converter.finding import Finding, Severity
+from rfctl.converter.header import SourceTensor
+from rfctl.converter.source import read_json, read_text
+from rfctl.core.error import RfctlError
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What the files say.
+
+    kind      "BPE", "WordPiece", "Unigram", "WordLevel" (tokenizer.json), "SentencePiece" (tokenizer.model
+              only), or ""
+    largest   largest token id of tokenizer.json, -1 when it is not known
+    template  the chat template, "" when there is none
+    config    tokenizer_config.json
+    bos       text of the beginning-of-sequence token, ""
+    """
+
+    kind: str
+    largest: int
+    template: str
+    config: Mapping[str, Any]
+    bos: str
+
+
+def examine_tokenizer(path: Path) -> tuple[Tokenizer, list[Finding]]:
+    """Tokenizer files of the model directory `path`, without loading the tokenizer."""
+    findings: list[Finding] = []
+
+    def load(name: str) -> dict[str, Any]:
+        try:
+            found = read_json(path / name)
+        except RfctlError as error:
+            findings.append(from_error(error))
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    config = load("tokenizer_config.json")
+    if not any((path / name).is_file() for name in _FILES):
+        wanted = ", ".join(_FILES[:2])
+        findings.append(Finding("model.tokenizer-missing", Severity.ERROR, {"files": wanted, "path": path}))
+    if isinstance(config.get("extra_special_tokens"), list):
+        count = len(config["extra_special_tokens"])
+        findings.append(Finding("model.extra-special-tokens", Severity.ERROR, {"count": count}))
+    tokenizer = load("tokenizer.json")
+    model = tokenizer.get("model")
+    model = model if isinstance(model, dict) else {}
+    kind = str(model.get("type") or ("BPE" if "merges" in model else ""))[:20]
+    if not kind and (path / "tokenizer.model").is_file():
+        kind = "SentencePiece"
+    template, failed = read_template(path, config)
+    findings += failed
+    bos = config.get("bos_token")
+    bos = bos.get("content") if isinstance(bos, dict) else bos
+    return Tokenizer(
+        kind, _largest_id(tokenizer, model), template, config, bos if isinstance(bos, str) else ""
+    ), findings
+
+
+def read_template(path: Path, config: Mapping[str, Any]) -> tuple[str, list[Finding]]:
+    """The chat template: tokenizer_config.json, then chat_template.jinja, then chat_template.json.
+
+    The order is that of `gguf/vocab.py` (SpecialVocab) in llama.cpp b11434; of several named templates
+    "default" wins.
+    """
+    found = config.get("chat_template")
+    findings: list[Finding] = []
+    if not found:
+        try:
+            found = read_text(path / "chat_template.jinja", 1 << 24)
+            if not found:
+                other = read_json(path / "chat_template.json", 1 << 24)
+                found = other.get("chat_template") if isinstance(other, dict) else None
+        except RfctlError as error:
+            findings.append(from_error(error))
+    if isinstance(found, list):
+        named = [entry for entry in found if isinstance(entry, dict)]
+        default = [entry for entry in named if entry.get("name") == "default"]
+        found = (default or named or [{}])[0].get("template")
+    return (found if isinstance(found, str) else ""), findings
+
+
+def compare_vocabulary(
+    config: Mapping[str, Any], tensors: Mapping[str, SourceTensor], largest: int
+) -> list[Finding]:
+    """Rows of the embedding and of the output against `vocab_size` and the largest token id.
+
+    llama.cpp gives a vocabulary `vocab_size` entries and wants as many rows when it loads the file
+    (check_tensor_dims in src/llama-model-loader.cpp, b11434).
+    """
+    findings = []
+    size = config.get("vocab_size")
+    rows = {
+        name: tensor.shape[0]
+        for name, tensor in tensors.items()
+        if name.endswith(_EMBEDDINGS) and len(tensor.shape) == 2 and tensor.dtype in {"F32", "F16", "BF16"}
+    }
+    if not isinstance(size, int) or isinstance(size, bool):
+        return []
+    for name, count in rows.items():
+        if count != size:
+            params = {"tensor": name, "rows": count, "vocab_size": size, "largest": largest}
+            findings.append(Finding("model.vocab-rows", Severity.ERROR, params))
+    if largest >= size:
+        params = {"largest": largest, "vocab_size": size}
+        findings.append(Finding("model.vocab-too-small", Severity.ERROR, params))
+    return findings
+
+
+def starts_twice(template: str, bos: str, adds_bos: bool) -> bool | None:
+    """Whether a rendered conversation begins with `bos` while the vocabulary adds it as well.
+
+    None when the template cannot be rendered. The template runs in an immutable sandbox.
+    """
+    if not template or not bos or not adds_bos:
+        return False
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> str:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda pattern: ""
+    try:
+        text = environment.from_string(template).render(
+            messages=[{"role": "user", "content": "a"}],
+            bos_token=bos,
+            eos_token="",
+            add_generation_prompt=True,
+        )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError):
+        return None
+    return text.startswith(bos)
+
+
+def _largest_id(tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> int:
+    vocabulary = model.get("vocab")
+    largest = -1
+    if isinstance(vocabulary, dict):
+        largest = max((id for id in vocabulary.values() if isinstance(id, int)), default=-1)
+    elif isinstance(vocabulary, list):
+        largest = len(vocabulary) - 1
+    added = tokenizer.get("added_tokens")
+    for entry in added if isinstance(added, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
+            largest = max(largest, entry["id"])
+    return largest
