@@ -53,9 +53,9 @@ def index_text(
     """
     words = coarse(content)
     known = set(words.split())
-    more = [word for word in (*fine(content).split(), *_search_words(content)) if word not in known]
+    more = [word for word in (*fine(content).split(), *search_words(content)) if word not in known]
     for text in (title_text(title), *keywords, *questions):
-        more += (*coarse(text).split(), *fine(text).split(), *_search_words(text))
+        more += (*coarse(text).split(), *fine(text).split(), *search_words(text))
     return f"{words} {_SEPARATOR} {' '.join(dict.fromkeys(more))}".strip()
 
 
@@ -99,7 +99,7 @@ def _pairs(run: str) -> Iterator[str]:
         yield run[index : index + 2]
 
 
-def _search_words(text: str) -> Iterator[str]:
+def search_words(text: str) -> Iterator[str]:
     """Every dictionary word inside the Chinese words of a text, overlapping ones too."""
     for match in _RUN.finditer(normalise(text)):
         if is_han(match.group()) and _segmenter is not None:
