@@ -134,7 +134,8 @@ def _check_method(value: Any) -> Any:
 
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
-Method = Annotated[str, BeforeValidator(_check_method)]
+# Absent is allowed, null is not.
+Method = Annotated[str | None, BeforeValidator(_check_method)]
 
 
 class _Dataset(_Strict):
@@ -142,7 +143,7 @@ class _Dataset(_Strict):
     description: Annotated[str, Field(max_length=65535)] | None = None
     embedding_model: Annotated[str, Field(max_length=255)] | None = None
     permission: Literal["me", "team"] = "me"
-    chunk_method: Method | None = None
+    chunk_method: Method = None
     parse_type: Annotated[int, Field(ge=0, le=64)] | None = None
     pipeline_id: Annotated[str, Field(min_length=32, max_length=32)] | None = None
     parser_config: ParserConfig | None = None
@@ -187,8 +188,8 @@ class _Dataset(_Strict):
     def check_parser_config(cls, value: ParserConfig | None) -> ParserConfig | None:
         """At most 65535 characters as JSON."""
         if value is not None and (size := len(json.dumps(value.model_dump()))) > MAX_CONFIG_CHARACTERS:
-            text = f"Parser config exceeds size limit (max 65,535 characters). Current size: {size:d}"
-            raise PydanticCustomError("string_too_long", text)
+            text = "Parser config exceeds size limit (max 65,535 characters). Current size: {size}"
+            raise PydanticCustomError("string_too_long", text, {"size": size})
         return value
 
 
@@ -235,7 +236,7 @@ class DeleteDatasets(_Strict):
         checked = [check_uuid(id) for id in value or ()]
         for id in checked:
             if checked.count(id) > 1:
-                raise PydanticCustomError("duplicate_uuids", f"Duplicate ids: '{id}'")
+                raise PydanticCustomError("duplicate_uuids", "Duplicate ids: '{id}'", {"id": id})
         return None if value is None else checked
 
 

@@ -38,21 +38,21 @@ class _DeleteDocuments(BaseModel):
 
 def _check_method(value: Any) -> Any:
     if value not in METHODS:
-        raise PydanticCustomError("value", f"`chunk_method` {value} doesn't exist")
+        text = "`chunk_method` {value} doesn't exist"
+        raise PydanticCustomError("value", text, {"value": str(value)})
     return value
 
 
 def _check_meta(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise PydanticCustomError("type", "Only dictionary type supported")
-    for key, item in value.items():
+        return value
+    for item in value.values():
         if isinstance(item, list):
             good = all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in item)
             if not good:
-                raise PydanticCustomError("type", f"The type is not supported in list: {item}")
+                raise PydanticCustomError("type", "The type is not supported in list: {item}", {"item": str(item)})
         elif not isinstance(item, str | int | float) or isinstance(item, bool):
-            raise PydanticCustomError("type", f"The type is not supported: {item}")
-        del key
+            raise PydanticCustomError("type", "The type is not supported: {item}", {"item": str(item)})
     return value
 
 

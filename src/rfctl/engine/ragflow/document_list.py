@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rfctl.engine.ragflow import account, dataset_store, document_store, metadata, page, state
-from rfctl.engine.ragflow.envelope import ARGUMENT, DATA, Failure, ok
+from rfctl.engine.ragflow.envelope import ARGUMENT, DATA, EXCEPTION, Failure, ok
 
 _ORDER = ("create_time", "update_time", "name")
 
@@ -50,7 +50,8 @@ def _filter(rows: list[sqlite3.Row], query: QueryParams) -> list[sqlite3.Row]:
     id, name = query.get("id"), query.get("name")
     ids = query.getlist("ids")
     if id and ids:
-        raise ValueError("not enough values to unpack (expected 4, got 2)")
+        text = "ValueError('not enough values to unpack (expected 4, got 2)')"
+        raise Failure(EXCEPTION, text, data=None)
     runs = _runs(query.getlist("run"))
     types = query.getlist("types")
     if bad := [kind for kind in types if kind not in document_store.TYPES]:
@@ -63,7 +64,7 @@ def _filter(rows: list[sqlite3.Row], query: QueryParams) -> list[sqlite3.Row]:
         rows = [row for row in rows if row["id"] == id]
         if not rows:
             raise Failure(DATA, f"you don't own the document {id}")
-    suffixes = query.getlist("suffix")
+    suffixes = [suffix.casefold() for suffix in query.getlist("suffix")]
     keywords = query.get("keywords", "").casefold()
     fits = metadata.matcher(query.get("metadata"), query.get("metadata_condition"))
     return [
@@ -72,7 +73,7 @@ def _filter(rows: list[sqlite3.Row], query: QueryParams) -> list[sqlite3.Row]:
         if (not ids or row["id"] in ids)
         and (not runs or row["run"] in runs)
         and (not types or row["type"] in types)
-        and (not suffixes or row["suffix"] in suffixes)
+        and (not suffixes or row["suffix"].casefold() in suffixes)
         and keywords in row["name"].casefold()
         and fits(json.loads(row["meta_fields_json"]))
     ]

@@ -60,7 +60,7 @@ async def ingest_documents(request: Request) -> Response:
     def change(connection: sqlite3.Connection) -> None:
         rows = [connection.execute("SELECT * FROM document WHERE id = ?", (id,)).fetchone() for id in ids]
         if not rows or None in rows:
-            raise Failure(AUTHENTICATION, "no authorization", data=False)
+            raise Failure(AUTHENTICATION, "no authorization", data=None)
         for row in rows:
             if str(payload.get("run")) == "1":
                 if row["run"] == "RUNNING":

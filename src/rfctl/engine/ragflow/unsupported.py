@@ -17,4 +17,6 @@ def is_known(path: str) -> bool:
 def _pattern() -> re.Pattern[str]:
     with Path(__file__).with_name("unsupported.toml").open("rb") as file:
         routes = tomllib.load(file)["routes"]
-    return re.compile("|".join(re.sub(r"<\w+>", "[^/]+", route.replace("...", ".*")) for route in routes))
+    return re.compile(
+        "|".join(re.sub(r"<\w+>", "[^/]+", route).replace("/...", "(?:/.*)?") for route in routes)
+    )
