@@ -84,7 +84,7 @@ class Plan:
     pairs         key/value pairs in file order
     tensors       in file order
     hparams       configuration with defaults filled in
-    warnings      (id, params) for the user
+    is_strict     values that the type of their tensor cannot hold are an error (llama-quantize), not a warning
     """
 
     architecture: str
@@ -93,7 +93,7 @@ class Plan:
     pairs: tuple[KeyValue, ...] = field(repr=False)
     tensors: tuple[TensorPlan, ...] = field(repr=False)
     hparams: Mapping[str, Any] = field(repr=False)
-    warnings: tuple[tuple[str, Mapping[str, object]], ...] = ()
+    is_strict: bool = False
 
     @property
     def parameter_count(self) -> int:

@@ -1,0 +1,93 @@
+"""Convert a Hugging Face model directory to one GGUF file."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfctl.converter.plan import Plan
+from rfctl.converter.planner import plan_model
+from rfctl.converter.source import ModelSource, open_source
+from rfctl.converter.writer import write_plan
+from rfctl.core.progress import SILENT, Reporter
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A finished conversion.
+
+    path             the GGUF file
+    size             bytes
+    sha256           hex digest of the file (the name of its blob in an Ollama store is `sha256-` + this)
+    architecture     GGUF architecture name
+    outtype          "F16", "Q4_K_M", ... (what "auto" became)
+    file_type        general.file_type
+    tensor_count     tensors in the file
+    parameter_count  weights in the file
+    context_length   tokens, None if the model does not say
+    seconds          wall time
+    warnings         (id, params) of the message catalog
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    architecture: str
+    outtype: str
+    file_type: int
+    tensor_count: int
+    parameter_count: int
+    context_length: int | None
+    seconds: float
+    warnings: tuple[tuple[str, dict[str, object]], ...] = ()
+
+
+def make_plan(source: Path | ModelSource, outtype: str = "auto", *, two_step: bool | None = None) -> Plan:
+    """What `convert` would write, without reading weights or writing anything. Raises as `convert`."""
+    if not isinstance(source, ModelSource):
+        source = open_source(source)
+    return plan_model(source, outtype, two_step=two_step)
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    outtype: str = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    two_step: bool | None = None,
+    reporter: Reporter = SILENT,
+) -> Conversion:
+    """Convert the model directory `source` to the GGUF file `target`.
+
+    outtype    any case: "auto" (bf16 for bf16 models, else f16), "f32", "f16", "bf16", "q8_0", or a type of llama-quantize such as
+               "Q4_K_M", which is made in one pass
+    threads    workers, None: one per core
+    overwrite  replace an existing target
+    two_step   True gives the tensor and key order of llama-quantize also for types that the converter can write itself
+
+    The bytes are those of llama.cpp b11434 (`convert_hf_to_gguf.py` under transformers 4.57.6; `llama-quantize` of the lossless
+    conversion). Raises RfctlError `model.*` (UsageError `model.outtype-unknown`, RefusedError `model.target-exists`); then the
+    old target, or nothing, is there.
+    """
+    started = time.monotonic()
+    plan = make_plan(source, outtype, two_step=two_step)
+    written = write_plan(plan, target, threads=threads, overwrite=overwrite, reporter=reporter)
+    for id, params in written.warnings:
+        reporter.warn(id, **params)
+    context = plan.get(f"{plan.architecture}.context_length")
+    return Conversion(
+        path=target,
+        size=written.size,
+        sha256=written.sha256,
+        architecture=plan.architecture,
+        outtype=plan.outtype,
+        file_type=plan.file_type,
+        tensor_count=len(plan.tensors),
+        parameter_count=plan.parameter_count,
+        context_length=context if isinstance(context, int) else None,
+        seconds=time.monotonic() - started,
+        warnings=written.warnings,
+    )

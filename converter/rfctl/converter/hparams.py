@@ -1,0 +1,85 @@
+"""The configuration as the reference sees it: config.json over the defaults of transformers 4.57.6.
+
+llama.cpp's converter reads `AutoConfig.from_pretrained(...).to_dict()`, so defaults of the transformers class end up in
+the GGUF (`conversion/base.py` load_hparams, b11434). The defaults are data: `data/config-defaults.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rfctl.core.error import RfctlError
+
+_DATA = Path(__file__).parent / "data" / "config-defaults.json"
+_FILLED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "num_key_value_heads": lambda config: config["num_attention_heads"],
+    "head_dim": lambda config: config["hidden_size"] // config["num_attention_heads"],
+}
+
+
+class HParams(dict[str, Any]):
+    """A configuration with defaults filled in."""
+
+    def find(self, *keys: str) -> Any:
+        """The value of the first of `keys` that is present (null counts as present), None if none is."""
+        return next((self[key] for key in keys if key in self), None)
+
+    def count(self, *keys: str) -> int:
+        """Like `find`, but a positive whole number; raises RfctlError `model.config-invalid`."""
+        value = self.find(*keys)
+        if type(value) is not int or value <= 0 or value >= 1 << 31:
+            raise RfctlError("model.config-invalid", key=keys[0], value=str(value)[:80])
+        return value
+
+
+def fill_defaults(config: Mapping[str, Any]) -> HParams:
+    """`config` (config.json) over the defaults of its `model_type`; unchanged when the type is not known."""
+    table = _read_table()
+    kind = config.get("model_type")
+    entry = table["types"].get(kind) if isinstance(kind, str) else None
+    if entry is None:
+        return HParams(config)
+    defaults = dict(entry["defaults"])
+    for trigger, keys in entry.get("changes_with", {}).items():
+        if trigger in config:
+            defaults |= {key: None for key in keys if key in _FILLED}
+    merged = HParams(table["base"] | defaults)
+    spelling = entry.get("attribute_map", {})
+    merged |= {spelling.get(key, key): value for key, value in config.items()}
+    for key in entry.get("null_is_filled", ()):
+        if merged.get(key) is None and key in _FILLED:
+            try:
+                merged[key] = _FILLED[key](merged)
+            except (KeyError, TypeError, ZeroDivisionError) as error:
+                raise RfctlError("model.config-invalid", key=key, value="null") from error
+    return merged
+
+
+def rope_parameters(hparams: HParams) -> dict[str, Any]:
+    """Rotary parameters under one spelling: `rope_theta`, `rope_type` and what the scaling type needs.
+
+    Both `rope_parameters` (transformers 5) and `rope_scaling` with `rope_theta` are read
+    (`conversion/base.py` TextModel, b11434). Raises RfctlError `model.config-invalid`.
+    """
+    given = hparams.get("rope_parameters", hparams.get("rope_scaling")) or {}
+    if not isinstance(given, dict):
+        raise RfctlError("model.config-invalid", key="rope_scaling", value=str(given)[:80])
+    parameters = dict(given)
+    if "full_attention" in parameters:
+        return dict(parameters["full_attention"])
+    theta = hparams.find("rope_theta", "rotary_emb_base")
+    if theta is not None:
+        parameters.setdefault("rope_theta", theta)
+    if parameters.get("type") is not None:
+        parameters.setdefault("rope_type", parameters["type"])
+    return parameters
+
+
+@cache
+def _read_table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(_DATA.read_text(encoding="utf-8"))
+    return table

@@ -1,0 +1,182 @@
+"""From a source to the plan of a file: which pairs, which tensors, which types, in which order.
+
+Two forms: what `convert_hf_to_gguf.py` writes (F32, F16, BF16, Q8_0), and what converting without loss and then
+`llama-quantize` writes (all mixed types), in one step. Rules: llama.cpp b11434 `conversion/base.py` and `src/llama-quant.cpp`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from rfctl.converter.expression import Expression
+from rfctl.converter.family import Family, find_family
+from rfctl.converter.hparams import HParams, fill_defaults
+from rfctl.converter.metadata import describe_model
+from rfctl.converter.pair import text, uint
+from rfctl.converter.plan import KeyValue, Plan, TensorPlan, set_pair
+from rfctl.converter.quantization.mix import MixModel, MixTensor, choose_types, fallback_type
+from rfctl.converter.quantization.type import FileType, file_type
+from rfctl.converter.source import ModelSource
+from rfctl.core.error import RfctlError
+
+_FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
+_QUANTIZATION_VERSION = 2
+_READABLE = frozenset({"F32", "F16", "BF16", "F64"})
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    expression: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """GGUF order."""
+        return tuple(reversed(self.expression.shape))
+
+
+def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | None = None) -> Plan:
+    """The plan of the file that `outtype` (any case; "auto" too) gives.
+
+    two_step   the form of convert-without-loss and llama-quantize; None: for the types that only that way gives
+    Reads no weights. Raises RfctlError `model.*` for everything that would make a file llama.cpp cannot load.
+    """
+    family = find_family(source)
+    hparams = fill_defaults(source.config)
+    _refuse_quantized(source)
+    named = _name_tensors(source, family, hparams)
+    _check_tensors(family, hparams, named)
+    wanted = _choose_outtype(outtype, named)
+    steps = wanted.is_mixed if two_step is None else two_step
+    lossless = _find_lossless(named) if steps else wanted
+    tensors = [_Typed(item, _choose_type(item, family, lossless)) for item in named]
+    pairs = [
+        text("general.architecture", family.architecture),
+        text("general.type", "model"),
+        *describe_model(source, sum(math.prod(item.shape) for item in named)),
+        *family.describe(source, hparams, lossless.number),
+        uint("general.quantization_version", _QUANTIZATION_VERSION),
+    ]
+    vocabulary = family.describe_vocabulary(source, hparams)
+    _check_rows(named, vocabulary, source)
+    pairs += vocabulary
+    if steps:
+        tensors = _mix(tensors, family, hparams, wanted)
+        pairs = set_pair(pairs, uint("general.quantization_version", _QUANTIZATION_VERSION))
+        pairs = set_pair(pairs, uint("general.file_type", wanted.number))
+    return Plan(
+        architecture=family.architecture,
+        outtype=wanted.name,
+        file_type=wanted.number,
+        pairs=tuple(pairs),
+        tensors=tuple(TensorPlan(item.item.name, item.type, item.item.shape, item.item.expression) for item in tensors),
+        hparams=hparams,
+        is_strict=steps,
+    )
+
+
+@dataclass(frozen=True)
+class _Typed:
+    item: _Named
+    type: str
+
+
+def _refuse_quantized(source: ModelSource) -> None:
+    config = source.config.get("quantization_config")
+    if isinstance(config, dict) and config:
+        method = config.get("quant_method", config.get("quant_algo", "?"))
+        raise RfctlError("model.source-quantized", method=str(method)[:80])
+
+
+def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list[_Named]:
+    blocks = family.count_blocks(hparams)
+    named: dict[str, _Named] = {}
+    unmapped = []
+    for name, expression in family.generate(hparams):
+        named[name] = _Named(name, expression)
+    for tensor in source.tensors.values():
+        adapted = family.adapt_name(tensor.name)
+        if adapted is None:
+            continue
+        mapped = family.map_name(adapted, blocks)
+        if mapped is None:
+            unmapped.append(tensor.name)
+            continue
+        if tensor.dtype not in _READABLE:
+            raise RfctlError("model.tensor-dtype", tensor=tensor.name, dtype=tensor.dtype)
+        if mapped in named:
+            raise RfctlError("model.tensor-duplicate", tensor=mapped, first=tensor.file.name, second=tensor.name)
+        named[mapped] = _Named(mapped, family.express(mapped, tensor, hparams))
+    if unmapped:
+        shown = ", ".join(unmapped[:3])
+        raise RfctlError("model.tensor-unmapped", count=len(unmapped), tensors=shown, architecture=source.architecture)
+    return list(named.values())
+
+
+def _check_tensors(family: Family, hparams: HParams, named: Sequence[_Named]) -> None:
+    have = {item.name for item in named}
+    blocks = range(family.count_blocks(hparams))
+    wanted = chain(
+        family.require(hparams), (f"blk.{number}.{name}" for number in blocks for name in family.block_required)
+    )
+    # One name is enough, and the generator keeps an absurd number of layers from costing anything.
+    missing = next((name for name in wanted if name not in have), None)
+    if missing is not None:
+        raise RfctlError("model.tensor-missing", tensor=missing)
+    shapes = family.shapes(hparams)
+    for item in named:
+        short = item.name.split(".", 2)[2] if item.name.startswith("blk.") else item.name
+        demanded = shapes.get(short)
+        found = item.expression.shape
+        if demanded is not None and found != demanded:
+            raise RfctlError("model.tensor-shape", tensor=item.name, found=list(found), wanted=list(demanded))
+        if not found or 0 in found or len(found) > 4:
+            raise RfctlError("model.tensor-shape", tensor=item.name, found=list(found), wanted="1 to 4 dimensions")
+
+
+def _check_rows(named: Sequence[_Named], vocabulary: Sequence[KeyValue], source: ModelSource) -> None:
+    tokens = next((len(pair.value) for pair in vocabulary if pair.key == "tokenizer.ggml.tokens"), None)
+    for item in named:
+        if item.name in ("token_embd.weight", "output.weight") and tokens is not None:
+            rows = item.expression.shape[0]
+            if rows != tokens:
+                raise RfctlError("model.vocabulary-rows", tensor=item.name, rows=rows, tokens=tokens, path=source.path)
+
+
+def _choose_outtype(outtype: str, named: Sequence[_Named]) -> FileType:
+    if outtype.lower() != "auto":
+        return file_type(outtype)
+    # The first tensor with two dimensions decides; float32 becomes float16, as in the reference.
+    first = next((item for item in named if len(item.shape) > 1), None)
+    return file_type("BF16" if first is not None and first.expression.dtype == "BF16" else "F16")
+
+
+def _find_lossless(named: Sequence[_Named]) -> FileType:
+    """The float type that holds every weight exactly."""
+    dtypes = {item.expression.dtype for item in named if len(item.shape) > 1}
+    only = dtypes.pop() if len(dtypes) == 1 else "F32"
+    return file_type(_FLOATS.get(only, "F32"))
+
+
+def _choose_type(item: _Named, family: Family, wanted: FileType) -> str:
+    is_vector = len(item.shape) <= 1 or item.name.endswith("_norm.weight")
+    if is_vector or item.name in family.float_names or not item.name.endswith(".weight"):
+        return "F32"
+    return fallback_type(wanted.base, item.shape[0])
+
+
+def _mix(tensors: Sequence[_Typed], family: Family, hparams: HParams, wanted: FileType) -> list[_Typed]:
+    by_name: Mapping[str, _Typed] = {item.item.name: item for item in tensors}
+    heads = hparams.count("num_attention_heads")
+    model = MixModel(
+        architecture=family.architecture,
+        n_layer=family.count_blocks(hparams),
+        n_head=heads,
+        n_head_kv=heads if hparams.get("num_key_value_heads") is None else hparams.count("num_key_value_heads"),
+    )
+    chosen = choose_types([MixTensor(item.item.name, item.item.shape, item.type) for item in tensors], model, wanted)
+    return [_Typed(by_name[tensor.name].item, type) for tensor, type in chosen]
+

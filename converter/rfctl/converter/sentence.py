@@ -1,0 +1,99 @@
+"""SentencePiece vocabularies: `tokenizer.model`, with the tokens added behind it.
+
+Rules: `conversion/base.py` _create_vocab_sentencepiece, b11434.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+
+from rfctl.converter.hparams import HParams
+from rfctl.converter.source import ModelSource
+from rfctl.converter.vocabulary import SPACE, TokenType, Vocabulary, check_size, is_special_looking
+from rfctl.core.error import RfctlError
+
+MODEL_FILE = "tokenizer.model"
+_MAX_MODEL = 128 * 1024 * 1024
+_ADDED_SCORE = -1000.0
+_ABSENT_SCORE = -10000.0
+
+
+def read_sentencepiece(source: ModelSource, hparams: HParams) -> Vocabulary:
+    """The vocabulary of `tokenizer.model`, filled up to `vocab_size` with unused tokens.
+
+    Raises RfctlError `model.tokenizer-malformed` and `model.config-invalid`.
+    """
+    processor = _load(source)
+    pieces = processor.vocab_size()
+    size = check_size(hparams.find("vocab_size") or pieces)
+    tokens = [f"[PAD{number}]" for number in range(size)]
+    types: list[int] = [TokenType.UNUSED] * size
+    scores = [_ABSENT_SCORE] * size
+    for number in range(min(pieces, size)):
+        tokens[number] = processor.IdToPiece(number)
+        scores[number] = processor.GetScore(number)
+        types[number] = _type(processor, number)
+    for number, token, is_special in _list_added(source):
+        if number >= size:
+            continue
+        if is_special is None:
+            types[number] = TokenType.USER_DEFINED
+        elif is_special or is_special_looking(token):
+            types[number] = TokenType.CONTROL
+        else:
+            token = token.replace(SPACE, " ")
+            types[number] = TokenType.USER_DEFINED
+        tokens[number], scores[number] = token, _ADDED_SCORE
+    return Vocabulary("llama", "default", tokens, types, scores)
+
+
+def _load(source: ModelSource) -> Any:
+    path = source.path / MODEL_FILE
+    if path.stat().st_size > _MAX_MODEL:
+        raise RfctlError("model.tokenizer-malformed", file=MODEL_FILE, what=f"> {_MAX_MODEL} bytes")
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromFile(str(path))
+    except (RuntimeError, OSError) as error:
+        raise RfctlError("model.tokenizer-malformed", file=MODEL_FILE, what=str(error)[:120]) from error
+    return processor
+
+
+def _type(processor: Any, number: int) -> TokenType:
+    if processor.IsUnknown(number):
+        return TokenType.UNKNOWN
+    if processor.IsControl(number):
+        return TokenType.CONTROL
+    if processor.IsUnused(number):
+        return TokenType.UNUSED
+    return TokenType.BYTE if processor.IsByte(number) else TokenType.NORMAL
+
+
+def _list_added(source: ModelSource) -> list[tuple[int, str, bool | None]]:
+    """(id, text, special) of added_tokens.json (special unknown: None), then of tokenizer_config.json."""
+    found: list[tuple[int, str, bool | None]] = []
+    added = source.json("added_tokens.json")
+    if isinstance(added, dict):
+        found += [(_number(number), token, None) for token, number in added.items()]
+    config = source.json("tokenizer_config.json")
+    decoder = config.get("added_tokens_decoder") if isinstance(config, dict) else None
+    if isinstance(decoder, dict):
+        for number, entry in decoder.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+                raise RfctlError(
+                    "model.tokenizer-malformed", file="tokenizer_config.json", what="added_tokens_decoder"
+                )
+            found.append((_number(number), entry["content"], bool(entry.get("special"))))
+    return found
+
+
+def _number(value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise RfctlError("model.tokenizer-malformed", file="added_tokens.json", what=f"id {value!r}"[:80])
+    return number
