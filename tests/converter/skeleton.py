@@ -31,6 +31,7 @@ def build(golden: Path, spec: dict[str, Any], parent: Path) -> Path:
             shutil.copyfile(file, folder / file.name)
     for name, content in spec.get("files", {}).items():
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
     weight_map: dict[str, str] = {}
     total = 0

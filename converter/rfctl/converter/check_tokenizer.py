@@ -8,66 +8,64 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.converter.check_weight import from_error
-from rfctl.converter.finding import Finding, Severity
+from rfctl.converter.finding import Finding, Severity, shorten
 from rfctl.converter.header import SourceTensor
 from rfctl.converter.source import read_json, read_text
 from rfctl.core.error import RfctlError
 
+_CONFIG = "tokenizer_config.json"
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_FLOATS = ("F32", "F16", "BF16")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
-class Tokenizer:
-    """What the files say.
+class TokenizerFiles:
+    """What the small files say.
 
-    kind      "BPE", "WordPiece", "Unigram", "WordLevel" (tokenizer.json), "SentencePiece" (tokenizer.model
-              only), or ""
-    largest   largest token id of tokenizer.json, -1 when it is not known
+    config    tokenizer_config.json, {} if there is none
     template  the chat template, "" when there is none
-    config    tokenizer_config.json
     bos       text of the beginning-of-sequence token, ""
     """
 
-    kind: str
-    largest: int
-    template: str
     config: Mapping[str, Any]
+    template: str
     bos: str
 
 
-def examine_tokenizer(path: Path) -> tuple[Tokenizer, list[Finding]]:
+def examine_tokenizer(path: Path) -> tuple[TokenizerFiles, list[Finding]]:
     """Tokenizer files of the model directory `path`, without loading the tokenizer."""
     findings: list[Finding] = []
-
-    def load(name: str) -> dict[str, Any]:
-        try:
-            found = read_json(path / name)
-        except RfctlError as error:
-            findings.append(from_error(error))
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    config = load("tokenizer_config.json")
+    config: Any = {}
+    try:
+        config = read_json(path / _CONFIG, 1 << 26)
+    except RfctlError as error:
+        findings.append(from_error(error))
+    config = config if isinstance(config, dict) else {}
     if not any((path / name).is_file() for name in _FILES):
         wanted = ", ".join(_FILES[:2])
         findings.append(Finding("model.tokenizer-missing", Severity.ERROR, {"files": wanted, "path": path}))
     if isinstance(config.get("extra_special_tokens"), list):
-        count = len(config["extra_special_tokens"])
-        findings.append(Finding("model.extra-special-tokens", Severity.ERROR, {"count": count}))
-    tokenizer = load("tokenizer.json")
+        findings.append(Finding("model.extra-special-tokens", Severity.ERROR, {"file": _CONFIG}))
+    template, failed = read_template(path, config)
+    bos = config.get("bos_token")
+    bos = bos.get("content") if isinstance(bos, dict) else bos
+    return TokenizerFiles(config, template, bos if isinstance(bos, str) else ""), [*findings, *failed]
+
+
+def guess_kind(path: Path) -> tuple[str, int]:
+    """Kind of the tokenizer ("BPE", "WordPiece", "Unigram", "SentencePiece" or "") and its largest token id,
+    or -1."""
+    try:
+        tokenizer = read_json(path / "tokenizer.json")
+    except RfctlError:
+        return "", -1  # the fault itself is found when the vocabulary is read
+    if not isinstance(tokenizer, dict):
+        return ("SentencePiece" if (path / "tokenizer.model").is_file() else ""), -1
     model = tokenizer.get("model")
     model = model if isinstance(model, dict) else {}
     kind = str(model.get("type") or ("BPE" if "merges" in model else ""))[:20]
-    if not kind and (path / "tokenizer.model").is_file():
-        kind = "SentencePiece"
-    template, failed = read_template(path, config)
-    findings += failed
-    bos = config.get("bos_token")
-    bos = bos.get("content") if isinstance(bos, dict) else bos
-    return Tokenizer(
-        kind, _largest_id(tokenizer, model), template, config, bos if isinstance(bos, str) else ""
-    ), findings
+    return kind, _largest_id(tokenizer, model)
 
 
 def read_template(path: Path, config: Mapping[str, Any]) -> tuple[str, list[Finding]]:
@@ -93,31 +91,26 @@ def read_template(path: Path, config: Mapping[str, Any]) -> tuple[str, list[Find
     return (found if isinstance(found, str) else ""), findings
 
 
-def compare_vocabulary(
-    config: Mapping[str, Any], tensors: Mapping[str, SourceTensor], largest: int
-) -> list[Finding]:
-    """Rows of the embedding and of the output against `vocab_size` and the largest token id.
+def compare_rows(config: Mapping[str, Any], tensors: Mapping[str, SourceTensor]) -> list[Finding]:
+    """Rows of the embedding and of the output against `vocab_size`.
 
     llama.cpp gives a vocabulary `vocab_size` entries and wants as many rows when it loads the file
     (check_tensor_dims in src/llama-model-loader.cpp, b11434).
     """
-    findings = []
     size = config.get("vocab_size")
-    rows = {
-        name: tensor.shape[0]
-        for name, tensor in tensors.items()
-        if name.endswith(_EMBEDDINGS) and len(tensor.shape) == 2 and tensor.dtype in {"F32", "F16", "BF16"}
-    }
     if not isinstance(size, int) or isinstance(size, bool):
         return []
-    for name, count in rows.items():
-        if count != size:
-            params = {"tensor": name, "rows": count, "vocab_size": size, "largest": largest}
-            findings.append(Finding("model.vocab-rows", Severity.ERROR, params))
-    if largest >= size:
-        params = {"largest": largest, "vocab_size": size}
-        findings.append(Finding("model.vocab-too-small", Severity.ERROR, params))
-    return findings
+    wrong: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        is_embedding = name.endswith(_EMBEDDINGS) and len(tensor.shape) == 2 and tensor.dtype in _FLOATS
+        if is_embedding and tensor.shape[0] != size:
+            wrong.setdefault(tensor.shape[0], []).append(name)
+    return [
+        Finding(
+            "model.vocabulary-rows", Severity.ERROR, {"tensor": shorten(names), "rows": rows, "tokens": size}
+        )
+        for rows, names in wrong.items()
+    ]
 
 
 def starts_twice(template: str, bos: str, adds_bos: bool) -> bool | None:

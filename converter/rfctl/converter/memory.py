@@ -18,13 +18,13 @@ def estimate_cache(hparams: Mapping[str, Any], num_ctx: int) -> int | None:
     Every layer keeps one key and one value per head of keys (llama.cpp without cache quantization). Sliding
     windows and compressed attention need less: the figure is an upper bound.
     """
-    layers = _count(hparams, "num_hidden_layers", "n_layer")
-    heads = _count(hparams, "num_attention_heads", "n_head")
-    hidden = _count(hparams, "hidden_size", "n_embd")
+    layers = find_count(hparams, "num_hidden_layers", "n_layer")
+    heads = find_count(hparams, "num_attention_heads", "n_head")
+    hidden = find_count(hparams, "hidden_size", "n_embd")
     if not layers or not heads or not hidden:
         return None
-    heads_kv = _count(hparams, "num_key_value_heads") or heads
-    size = _count(hparams, "head_dim") or hidden // heads
+    heads_kv = find_count(hparams, "num_key_value_heads") or heads
+    size = find_count(hparams, "head_dim") or hidden // heads
     return 2 * layers * num_ctx * heads_kv * size * _HALF
 
 
@@ -42,10 +42,11 @@ def estimate_output(tensors: Sequence[MixTensor], model: MixModel, outtype: str)
 
 def find_context(hparams: Mapping[str, Any]) -> int | None:
     """The context length of the configuration, tokens."""
-    return _count(hparams, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") or None
+    return find_count(hparams, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") or None
 
 
-def _count(hparams: Mapping[str, Any], *names: str) -> int:
+def find_count(hparams: Mapping[str, Any], *names: str) -> int:
+    """The first of the settings `names` that is a positive whole number, or 0."""
     for name in names:
         value = hparams.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:

@@ -1,0 +1,172 @@
+"""Will this model convert, load and run? Headers and small files only; no weight is read.
+
+Four authorities answer for themselves: our converter, llama.cpp, Ollama, and Ollama's own safetensors
+importer. What no table covers is "unknown", which is never counted as supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rfctl.converter.check_fact import Facts, collect_facts
+from rfctl.converter.check_weight import Weights
+from rfctl.converter.finding import Answer, Finding, Severity, Verdict
+from rfctl.converter.memory import estimate_cache, estimate_output, find_context, find_count
+from rfctl.converter.plan import Plan
+from rfctl.converter.quantization.mix import MixModel, MixTensor
+from rfctl.converter.support import REFERENCE_BUILD, Need, judge_importer, judge_llamacpp, judge_ollama
+from rfctl.core.version import __version__
+
+DEFAULT_NUM_CTX = 4096
+SIZED_OUTTYPES = ("F16", "Q8_0", "Q4_K_M")
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The result of a check. Sizes are bytes, lengths tokens; None and "" mean: not known.
+
+    path               the directory
+    will_work          no error, and everything that was asked about is supported
+    architecture       class named in config.json
+    gguf_architecture  what llama.cpp calls it
+    parameter_count    weights in the files
+    dtype_bytes        bytes of the weights by safetensors dtype
+    context_length     context the model was made for
+    tokenizer          kind: "BPE", "WordPiece", "Unigram", "SentencePiece"
+    pre_tokenizer      `tokenizer.ggml.pre`
+    has_chat_template  whether the directory has a chat template
+    output_bytes       size of the converted file by outtype; the conversion needs that much disk and no more
+    num_ctx            context the memory is estimated for
+    cache_bytes        key/value cache at num_ctx, float16
+    memory_bytes       weights and cache by outtype
+    verdicts           what each authority says
+    findings           errors first, then warnings, then notes
+    """
+
+    path: Path
+    will_work: bool
+    architecture: str
+    gguf_architecture: str
+    parameter_count: int
+    dtype_bytes: Mapping[str, int]
+    context_length: int | None
+    tokenizer: str
+    pre_tokenizer: str
+    has_chat_template: bool
+    output_bytes: Mapping[str, int]
+    num_ctx: int
+    cache_bytes: int | None
+    memory_bytes: Mapping[str, int]
+    verdicts: tuple[Verdict, ...] = field(default=())
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
+
+
+def check(
+    source: Path,
+    *,
+    ollama_version: str | None = None,
+    llamacpp_build: str | None = None,
+    num_ctx: int | None = None,
+) -> CheckReport:
+    """Look at the model directory `source`.
+
+    ollama_version   also decide for this Ollama release, e.g. "0.24.0"
+    llamacpp_build   also decide for this llama.cpp build, e.g. "b10488"
+    num_ctx          context to estimate the memory for; default: 4096 or the model's own if that is shorter
+    Raises RfctlError `model.not-found`; everything else is a finding.
+    """
+    path = source.absolute()
+    facts = collect_facts(path)
+    need = Need(facts.gguf, facts.pre)
+    verdicts = [
+        _judge_converter(facts),
+        _judge_llamacpp(facts, need, llamacpp_build or REFERENCE_BUILD),
+        judge_ollama(need, ollama_version),
+        judge_importer(facts.architecture, ollama_version),
+    ]
+    findings = [*facts.findings]
+    asked = [verdicts[1]] * bool(llamacpp_build) + [verdicts[2]] * bool(ollama_version)
+    findings += [finding for verdict in asked for finding in _explain_target(verdict)]
+    is_sound = not any(finding.severity is Severity.ERROR for finding in findings)
+    is_supported = all(verdict.answer is Answer.SUPPORTED for verdict in [verdicts[0], *asked])
+    if is_sound:
+        findings.append(Finding("model.data-unread", Severity.INFO))
+    context = find_context(facts.hparams)
+    length = num_ctx or min(DEFAULT_NUM_CTX, context or DEFAULT_NUM_CTX)
+    cache = 0 if facts.is_encoder else estimate_cache(facts.hparams, length)
+    outputs = _estimate_outputs(facts.draft)
+    order = list(Severity)
+    return CheckReport(
+        path=path,
+        will_work=is_sound and is_supported,
+        architecture=facts.architecture,
+        gguf_architecture=facts.gguf,
+        parameter_count=sum(tensor.count for tensor in facts.weights.tensors.values()),
+        dtype_bytes=_sum_dtypes(facts.weights),
+        context_length=context,
+        tokenizer=facts.tokenizer,
+        pre_tokenizer=facts.pre,
+        has_chat_template=bool(facts.files.template),
+        output_bytes=outputs,
+        num_ctx=length,
+        cache_bytes=cache,
+        memory_bytes={} if cache is None else {name: size + cache for name, size in outputs.items()},
+        verdicts=tuple(verdicts),
+        findings=tuple(sorted(findings, key=lambda finding: order.index(finding.severity))),
+    )
+
+
+def _judge_converter(facts: Facts) -> Verdict:
+    params = {"architecture": facts.gguf or facts.architecture}
+    if facts.draft is not None and not facts.has_error:
+        return Verdict("converter", __version__, Answer.SUPPORTED, "", "support.converter-ready", params)
+    if facts.architecture and facts.family is None:
+        return Verdict("converter", __version__, Answer.UNSUPPORTED, "", "support.converter-absent", params)
+    return Verdict("converter", __version__, Answer.UNSUPPORTED, "", "support.converter-blocked", params)
+
+
+def _judge_llamacpp(facts: Facts, need: Need, build: str) -> Verdict:
+    if facts.architecture and not facts.gguf and build == REFERENCE_BUILD:
+        # The list of classes of this build is complete: what it lacks cannot become a file at all.
+        params = {"architecture": facts.architecture, "version": build}
+        return Verdict("llama.cpp", build, Answer.UNSUPPORTED, "", "support.architecture-absent", params)
+    return judge_llamacpp(need, build)
+
+
+def _explain_target(verdict: Verdict) -> list[Finding]:
+    target = f"{verdict.authority} {verdict.version}"
+    if verdict.answer is Answer.UNSUPPORTED:
+        params = {"target": target, "reason": verdict.text(), "since": verdict.since or "-"}
+        return [Finding("model.target-unsupported", Severity.ERROR, params)]
+    if verdict.answer is Answer.UNKNOWN:
+        return [Finding("model.target-unknown", Severity.WARN, {"target": target})]
+    return []
+
+
+def _estimate_outputs(draft: Plan | None) -> dict[str, int]:
+    if draft is None:
+        return {}
+    tensors = [MixTensor(tensor.name, tensor.shape, tensor.type) for tensor in draft.tensors]
+    hparams = draft.hparams
+    head = find_count(hparams, "num_attention_heads", "n_head") or 1
+    model = MixModel(
+        draft.architecture,
+        find_count(hparams, "num_hidden_layers", "n_layer"),
+        find_count(hparams, "num_local_experts", "num_experts"),
+        head,
+        find_count(hparams, "num_key_value_heads") or head,
+    )
+    return {outtype: estimate_output(tensors, model, outtype) for outtype in SIZED_OUTTYPES}
+
+
+def _sum_dtypes(weights: Weights) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for tensor in weights.tensors.values():
+        sums[tensor.dtype] = sums.get(tensor.dtype, 0) + tensor.size
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
