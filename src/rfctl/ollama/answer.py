@@ -99,7 +99,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished generation. done_reason: "stop", "length", "load" or "unload"; seconds: the server's total."""
+    """A finished generation. done_reason: "stop", "length", "load", "unload"; seconds: the server's total."""
 
     text: str
     thinking: str

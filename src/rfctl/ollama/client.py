@@ -1,7 +1,8 @@
 """A client for the HTTP API of Ollama, real or embedded.
 
 httpx serves what the official package lacks: version, verbose show, blobs, create, rendered prompts. The
-official package serves chat, generate and embed. Every call has a timeout; loopback never goes through a proxy.
+official package serves chat, generate and embed. Every call has a timeout; loopback never goes through a
+proxy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from rfctl.core.address import is_loopback
-from rfctl.core.error import RfctlError, UnreachableError
+from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import (
     Answer,
@@ -32,6 +33,7 @@ from rfctl.ollama.answer import (
 )
 from rfctl.ollama.failure import explain_failure, read_error
 from rfctl.ollama.host import normalise_host
+from rfctl.ollama.name import parse_name
 
 if TYPE_CHECKING:
     import ollama
@@ -53,12 +55,18 @@ class OllamaClient:
 
     def __init__(self, url: str, *, token: str = "", read_seconds: float = READ_SECONDS) -> None:
         self.url = normalise_host(url)
+        try:
+            parsed = httpx.URL(self.url)
+            if parsed.scheme not in ("http", "https") or not parsed.host:
+                raise ValueError("neither http nor https")
+            self.trust_env = not is_loopback(self.url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UsageError("ollama.url-invalid", url=url, detail=str(error)) from error
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._read_seconds = read_seconds
-        self.trust_env = not is_loopback(self.url)
 
     def open_transport(self, read_seconds: float | None) -> httpx.Client:
-        """A connection pool; read_seconds None waits for ever between two bytes (the caller has a deadline)."""
+        """A connection pool; read_seconds None: no limit between two bytes (the caller has a deadline)."""
         return httpx.Client(
             base_url=self.url,
             headers=self._headers,
@@ -108,11 +116,7 @@ class OllamaClient:
 
     def find(self, name: str) -> ModelEntry | None:
         """The entry of `name` (a missing tag is `latest`, case does not matter), or None."""
-        wanted = name.lower()
-        for prefix in ("registry.ollama.ai/", "library/"):
-            wanted = wanted.removeprefix(prefix)
-        if ":" not in wanted.rpartition("/")[2]:
-            wanted += ":latest"
+        wanted = str(parse_name(name)).lower()
         return next((entry for entry in self.models() if entry.name.lower() == wanted), None)
 
     def show(self, name: str, *, verbose: bool = False) -> ModelCard:
@@ -173,7 +177,7 @@ class OllamaClient:
 
     def chat(self, name: str, messages: Sequence[Mapping[str, str]], **options: object) -> Answer:
         """One answer. options: Ollama's model options (`num_predict`, `temperature`, `seed`, ...)."""
-        with self._translate(name):
+        with self._translate_official(name):
             answer = self._official.chat(name, messages, options=options or None)
         return _read_answer(answer, answer.message.content or "", answer.message.thinking or "")
 
@@ -182,7 +186,7 @@ class OllamaClient:
     ) -> Iterator[str | Answer]:
         """Pieces of text as they come, then the whole Answer."""
         text, thinking, last = "", "", None
-        with self._translate(name):
+        with self._translate_official(name):
             for last in self._official.chat(name, messages, options=options or None, stream=True):
                 text += last.message.content or ""
                 thinking += last.message.thinking or ""
@@ -194,13 +198,13 @@ class OllamaClient:
 
     def generate(self, name: str, prompt: str, *, raw: bool = False, **options: object) -> Answer:
         """One completion; raw: the prompt goes to the model without a template."""
-        with self._translate(name):
-            answer = self._official.generate(name, prompt, raw=raw or None, options=options or None)
+        with self._translate_official(name):
+            answer = self._official.generate(name, prompt, raw=raw, options=options or None)
         return _read_answer(answer, answer.response or "", getattr(answer, "thinking", None) or "")
 
     def embed(self, name: str, texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
         """One L2-normalised vector per text; a text that is too long is cut by the server."""
-        with self._translate(name):
+        with self._translate_official(name):
             answer = self._official.embed(name, list(texts))
         return tuple(tuple(vector) for vector in answer.embeddings)
 
@@ -257,21 +261,24 @@ class OllamaClient:
 
     @contextlib.contextmanager
     def _translate(self, model: str = "") -> Iterator[None]:
-        """Transport failures and the official client's errors become ours."""
+        """Transport failures become ours."""
         try:
             yield
         except httpx.HTTPError as error:
             raise explain_transport(error, self.url) from error
         except ConnectionError as error:  # the official client turns httpx.ConnectError into this
             raise UnreachableError("ollama.unreachable", url=self.url, detail=str(error)) from error
-        except RfctlError:
-            raise
-        except Exception as error:
-            import ollama
 
-            if isinstance(error, ollama.ResponseError):
-                raise explain_failure(error.status_code, error.error, url=self.url, model=model) from error
-            raise
+    @contextlib.contextmanager
+    def _translate_official(self, model: str) -> Iterator[None]:
+        """Errors of the official package become ours."""
+        import ollama
+
+        try:
+            with self._translate(model):
+                yield
+        except ollama.ResponseError as error:
+            raise explain_failure(error.status_code, error.error, url=self.url, model=model) from error
 
 
 def encode_json(body: Mapping[str, object]) -> bytes:

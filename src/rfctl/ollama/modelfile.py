@@ -1,8 +1,8 @@
 """Modelfile text: reading, writing, and what it asks the server to create.
 
-Rules from Ollama v0.33.0-rc2, parser/parser.go; every recorded case of the golden data is reproduced. The wire
-carries JSON: text goes through a Modelfile only where a person gives or wants one, because Ollama's parser
-drops characters (no-break spaces, joiners, ideographic spaces).
+Rules from Ollama v0.33.0-rc2, parser/parser.go; every recorded case of the golden data is reproduced. The
+wire carries JSON: text goes through a Modelfile only where a person gives or wants one, because Ollama's
+parser drops characters (no-break spaces, joiners, ideographic spaces).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _VERSION = re.compile(
 
 
 class ModelfileError(UsageError):
-    """A Modelfile that Ollama would refuse; `reason` is Ollama's text, `line` counts from 1 (0: whole file)."""
+    """A Modelfile that Ollama would refuse. reason: Ollama's text; line: from 1 (0: the whole file)."""
 
     def __init__(self, id: str, reason: str, line: int = 0, **params: object) -> None:
-        super().__init__(id, detail=reason, line=line, **params)
+        super().__init__(id, exit_code=None, detail=reason, line=line, **params)
         self.reason = reason
         self.line = line
 

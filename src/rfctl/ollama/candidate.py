@@ -1,0 +1,88 @@
+"""A GGUF file that is about to be pushed: what its header says about prompts, context and end tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rfctl.core.gguf_header import GgufHeader, read_header
+from rfctl.ollama.template import Template
+
+_CONTROL, _USER_DEFINED = 3, 4
+_POOLING_NONE = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Facts from one GGUF header.
+
+    context_length, embedding_length in tokens and elements (None: not said). end_ids: every token id at which
+    the file itself says a generation ends. special_tokens: text -> id of control and user-defined tokens;
+    control_tokens are those that a server never prints.
+    """
+
+    path: Path
+    architecture: str
+    context_length: int | None
+    embedding_length: int | None
+    is_embedding: bool
+    template: Template
+    adds_bos: bool
+    end_ids: frozenset[int]
+    special_tokens: dict[str, int] = field(repr=False)
+    control_tokens: frozenset[str] = field(repr=False)
+    alignment: int
+    data_offset: int
+    size: int
+
+
+def read_candidate(path: Path) -> Candidate:
+    """Read the header. Raises GgufError for a file that is no complete GGUF, OSError."""
+    header = read_header(path, array_limit=None)
+    header.check_complete(path)
+    architecture = header.architecture
+    tokens = _texts(header, "tokenizer.ggml.tokens")
+    kinds_array = header.array("tokenizer.ggml.token_type")
+    kinds = kinds_array.values if kinds_array is not None and kinds_array.values else ()
+    special = {
+        token: index
+        for index, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind in (_CONTROL, _USER_DEFINED)
+    }
+    control = frozenset(token for token, index in special.items() if kinds[index] == _CONTROL)
+    ends = {header.integer(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
+    listed = header.array("tokenizer.ggml.eos_token_ids")
+    if listed is not None and listed.values:
+        ends |= {value for value in listed.values if isinstance(value, int)}
+    pooling = header.integer(f"{architecture}.pooling_type")
+    return Candidate(
+        path=path,
+        architecture=architecture,
+        context_length=header.integer(f"{architecture}.context_length"),
+        embedding_length=header.integer(f"{architecture}.embedding_length"),
+        is_embedding=pooling is not None and pooling != _POOLING_NONE,
+        template=Template(
+            header.text("tokenizer.chat_template"),
+            _token(header, tokens, "bos"),
+            _token(header, tokens, "eos"),
+        ),
+        adds_bos=header.values.get("tokenizer.ggml.add_bos_token") is True,
+        end_ids=frozenset(value for value in ends if value is not None),
+        special_tokens=special,
+        control_tokens=control,
+        alignment=header.alignment,
+        data_offset=header.data_offset,
+        size=header.file_size,
+    )
+
+
+def _texts(header: GgufHeader, key: str) -> tuple[str, ...]:
+    array = header.array(key)
+    if array is None or array.item_type != "string" or array.values is None:
+        return ()
+    return tuple(str(value) for value in array.values)
+
+
+def _token(header: GgufHeader, tokens: tuple[str, ...], name: str) -> str:
+    index = header.integer(f"tokenizer.ggml.{name}_token_id")
+    return tokens[index] if index is not None and 0 <= index < len(tokens) else ""

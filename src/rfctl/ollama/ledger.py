@@ -1,0 +1,99 @@
+"""What was pushed where, so that the same push again is recognised without hashing gigabytes.
+
+One JSON file. A real Ollama from 0.30 rewrites what it is given, so its own digests say nothing about the
+source: the ledger ties the source digest and the settings to the manifest digest that the server reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rfctl.core.file import write_atomic
+
+SCHEMA = 1
+MAX_BYTES = 16 << 20
+MAX_FILES = 500
+
+
+@dataclass(frozen=True)
+class Entry:
+    """source: `sha256:<hex>` of the uploaded bytes; settings: hex sha256 of the create request; manifest: hex
+    digest that the server gives the model; verified: whether the checks ran."""
+
+    source: str
+    settings: str
+    manifest: str
+    size: int
+    orphan_bytes: int = 0
+    verified: bool = False
+    checks: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+class Ledger:
+    """Reads the file once; every change is written at once. A broken or missing file is an empty ledger."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._document: dict[str, Any] = {"schema": SCHEMA, "models": {}, "files": {}}
+        if path is not None:
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                document = json.loads(file.read(MAX_BYTES))
+        except (OSError, ValueError):
+            return
+        if (
+            isinstance(document, dict)
+            and document.get("schema") == SCHEMA
+            and isinstance(document.get("models"), dict)
+            and isinstance(document.get("files"), dict)
+        ):
+            self._document = document
+
+    def find(self, url: str, name: str) -> Entry | None:
+        """What was last pushed as `name` to `url`."""
+        item = self._document["models"].get(f"{url} {name.lower()}")
+        try:
+            return Entry(**(item | {"checks": tuple(item.get("checks", ()))}))
+        except (TypeError, AttributeError):
+            return None
+
+    def record(self, url: str, name: str, entry: Entry) -> None:
+        """Raises OSError when the ledger cannot be written."""
+        self._document["models"][f"{url} {name.lower()}"] = asdict(entry)
+        self._save()
+
+    def find_digest(self, path: Path, variant: str) -> str:
+        """The remembered digest of an unchanged file; variant names what is put in front of it. "" if new."""
+        item = self._document["files"].get(_key(path, variant))
+        if isinstance(item, dict) and item.get("stamp") == _stamp(path):
+            return str(item.get("digest", ""))
+        return ""
+
+    def record_digest(self, path: Path, variant: str, digest: str) -> None:
+        files = self._document["files"]
+        files[_key(path, variant)] = {"stamp": _stamp(path), "digest": digest}
+        while len(files) > MAX_FILES:
+            files.pop(next(iter(files)))
+        self._save()
+
+    def _save(self) -> None:
+        if self._path is not None:
+            text = json.dumps(self._document, ensure_ascii=False, indent=1)
+            write_atomic(self._path, text.encode(), mode=0o600)
+
+
+def _key(path: Path, variant: str) -> str:
+    return f"{path.resolve()} {variant}"
+
+
+def _stamp(path: Path) -> list[int]:
+    """Identity of the content as the file system tells it."""
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
