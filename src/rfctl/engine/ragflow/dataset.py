@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rfctl.engine.ragflow import account, body, dataset_store, document_file, model, state
+from rfctl.engine.ragflow import account, body, dataset_store, document_file, model, queue, state
 from rfctl.engine.ragflow.dataset_schema import (
     MAX_NAME_BYTES,
     CreateDataset,
@@ -211,6 +211,7 @@ async def delete_datasets(request: Request) -> Response:
         return len(ids), documents
 
     number, documents = await shared.database.write(delete)
+    queue.interrupt(shared, documents)
     await document_file.remove(shared, documents)
     return ok({"success_count": number})
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from rfctl.engine.ragflow import body, dataset_store, document_file, document_store, state, upload
+from rfctl.engine.ragflow import body, dataset_store, document_file, document_store, queue, state, upload
 from rfctl.engine.ragflow.dataset_schema import METHODS, ParserConfig, validate
 from rfctl.engine.ragflow.envelope import ARGUMENT, DATA, SERVER, Failure, fail, ok
 from rfctl.engine.ragflow.stamp import new_id, now
@@ -48,12 +48,16 @@ def _check_meta(value: Any) -> Any:
         return value
     for item in value.values():
         if isinstance(item, list):
-            good = all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in item)
-            if not good:
-                raise PydanticCustomError("type", "The type is not supported in list: {item}", {"item": str(item)})
-        elif not isinstance(item, str | int | float) or isinstance(item, bool):
+            if not all(_is_plain(part) for part in item):
+                text = "The type is not supported in list: {item}"
+                raise PydanticCustomError("type", text, {"item": str(item)})
+        elif not _is_plain(item):
             raise PydanticCustomError("type", "The type is not supported: {item}", {"item": str(item)})
     return value
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 class _UpdateDocument(BaseModel):
@@ -91,7 +95,11 @@ async def add_documents(request: Request) -> Response:
             return None
         return document_file.Incoming(shared.document_dir, new_id())
 
-    parts = await upload.receive(request, accept)
+    try:
+        parts = await upload.receive(request, accept)
+    except OSError as error:
+        await upload.drain(request)
+        raise Failure(SERVER, f"The upload could not be stored: {error.strerror or error}") from error
     refusal = _refuse(parts)
     if refusal is not None:
         upload.discard(parts)
@@ -203,6 +211,7 @@ async def delete_documents(request: Request) -> Response:
         return ids
 
     ids = await shared.database.write(delete)
+    queue.interrupt(shared, ids)
     await document_file.remove(shared, ids)
     return ok({"deleted": len(ids)})
 

@@ -32,6 +32,8 @@ INDEXED = 0.9
 STORE_BATCH = 64
 TITLE_WEIGHT = 0.1
 _REPORT_SECONDS = 0.5
+# A progress report that takes longer means that the engine is going down.
+_WRITE_SECONDS = 60.0
 
 
 class Superseded(Exception):
@@ -170,11 +172,11 @@ async def _cut(run: Run, document: sqlite3.Row, config: dict[str, Any]) -> list[
             raise Superseded
         if not run.scope:
             run.scope = f"Page(1~{total}): "
-            asyncio.run_coroutine_threadsafe(run.log("Start to parse.", 0.05), loop).result()
+            asyncio.run_coroutine_threadsafe(run.log("Start to parse.", 0.05), loop).result(_WRITE_SECONDS)
         if time.monotonic() - last > _REPORT_SECONDS:
             last = time.monotonic()
             at = 0.05 + (PARSED - 0.05) * done / max(total, 1)
-            asyncio.run_coroutine_threadsafe(run.advance(at), loop).result()
+            asyncio.run_coroutine_threadsafe(run.advance(at), loop).result(_WRITE_SECONDS)
 
     suffix = document["suffix"].lower()
     kind = suffix if suffix == "pdf" or suffix in extract.TEXT_KINDS else "txt"

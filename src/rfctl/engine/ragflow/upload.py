@@ -17,7 +17,6 @@ from rfctl.engine.ragflow.envelope import ARGUMENT, Failure
 
 FIELD = "file"
 MAX_FILES = 1000
-MAX_HEADER_BYTES = 16 << 10
 _EXTENDED = re.compile(r"""filename\*\s*=\s*"?utf-8''([^;"]*)""", re.IGNORECASE)
 
 
@@ -36,7 +35,6 @@ class _Receiver:
     def __init__(self, accept: Callable[[str], Incoming | None]) -> None:
         self.accept = accept
         self.parts: list[Part] = []
-        self.header_bytes = 0
         self.field = bytearray()
         self.value = bytearray()
         self.headers: dict[str, bytes] = {}
@@ -44,17 +42,14 @@ class _Receiver:
 
     def begin(self) -> None:
         self.headers = {}
-        self.header_bytes = 0
         self.field.clear()
         self.value.clear()
         self.current = None
 
     def add_field(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
         self.field += data[start:end]
 
     def add_value(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
         self.value += data[start:end]
 
     def end_header(self) -> None:
@@ -89,11 +84,6 @@ class _Receiver:
         if self.current is not None and self.current.file is not None:
             self.current.content_hash = self.current.file.finish()
         self.current = None
-
-    def _count(self, size: int) -> None:
-        self.header_bytes += size
-        if self.header_bytes > MAX_HEADER_BYTES:
-            raise Failure(ARGUMENT, "The header of a part is too long")
 
 
 async def receive(request: Request, accept: Callable[[str], Incoming | None]) -> list[Part]:
