@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ragflow_bench import Bench, bench
 
-from rfctl.engine.ragflow.database import SCHEMA_VERSION, Database, SchemaError
+from rfctl.engine.ragflow.database import SCHEMA_VERSION, Database, DatabaseError
 
 TEXT = "".join(f"Line {number} of the manual about valve {number}.\n" for number in range(300)).encode()
 
@@ -122,6 +122,13 @@ def test_a_file_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(SchemaError):
+    with pytest.raises(DatabaseError, match="newer"):
         Database(path)
     assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(b"this is not a database, by any means" * 100)
+    with pytest.raises(DatabaseError, match="unreadable"):
+        Database(path)

@@ -63,7 +63,7 @@ class Api:
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        path = request.url.path
+        path = str(request.scope["path"])
         inner = path[path.index(PREFIX) + len(PREFIX) :] or "/"
         scope = {"type": "http", "path": inner, "root_path": "", "method": request.method}
         wrong_method = False
@@ -109,7 +109,7 @@ def routes() -> list[BaseRoute]:
 
 async def not_found(request: Request) -> JsonResponse:
     """RAGFlow's answer to an unknown route (also usable for paths outside the API)."""
-    body = {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {request.url.path}"}
+    body = {"code": 404, "data": None, "error": "Not Found", "message": f"Not Found: {request.scope['path']}"}
     return JsonResponse(body, status_code=404)
 
 
@@ -118,7 +118,7 @@ async def lifespan(data_dir: Path, api_key: str, self_url: str) -> AsyncIterator
     """Open the database in `data_dir` (made if absent), resume the parse queue, and close both at the end.
 
     self_url: base URL of the engine's own Ollama API; provider "Ollama", instance "local" point to it. With
-    "" there is no provider until a client makes one. Raises database.SchemaError, sqlite3.Error, OSError.
+    "" there is no provider until a client makes one. Raises database.DatabaseError, OSError.
     """
     database = await asyncio.to_thread(Database, data_dir / "ragflow.sqlite")
     try:

@@ -14,20 +14,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rfctl.core.error import RfctlError
+
 SCHEMA_VERSION = 1
 READERS = 2
 BUSY_TIMEOUT_SECONDS = 30.0
 _SCHEMA = Path(__file__).with_name("schema.sql")
 
 
-class SchemaError(Exception):
-    """The file was made by a newer release."""
+class DatabaseError(RfctlError):
+    """The file cannot be used; ids `database.newer`, `database.unreadable`."""
 
 
 class Database:
     """Open (or make) the database file at `path`.
 
-    Raises SchemaError for a file of a newer release, sqlite3.DatabaseError for a file that is none.
+    Raises DatabaseError for a file of a newer release and for one that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +42,9 @@ class Database:
         self._lock = threading.Lock()
         try:
             self._writer.submit(self._prepare).result()
+        except sqlite3.Error as error:
+            self.close()
+            raise DatabaseError("database.unreadable", path=path, reason=error) from error
         except BaseException:
             self.close()
             raise
@@ -80,7 +85,7 @@ class Database:
         connection = self._connection()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
-            raise SchemaError(f"schema {version} is newer than {SCHEMA_VERSION}")
+            raise DatabaseError("database.newer", path=self.path, found=version, known=SCHEMA_VERSION)
         if version == 0:
             script = _SCHEMA.read_text(encoding="utf-8")
             connection.executescript(
