@@ -128,6 +128,18 @@ def test_an_upload_that_is_cut_off_leaves_nothing(process: Process) -> None:
     assert engine.call("GET", f"/datasets/{dataset}/documents") == {"docs": [], "total": 0}
 
 
+def test_files_of_a_database_that_was_moved_away_stay(tmp_path: Path) -> None:
+    with bench(tmp_path) as engine:
+        dataset = engine.create_dataset("d")
+        document = engine.upload(dataset, ("a.txt", b"some text"))[0]
+    for path in tmp_path.glob("ragflow.sqlite*"):
+        path.unlink()
+    time.sleep(0.01)
+    with bench(tmp_path) as engine:
+        assert engine.call("GET", "/datasets") == []
+        assert (tmp_path / "document" / document["id"]).read_bytes() == b"some text"
+
+
 def test_a_document_that_always_ends_the_engine_fails_in_the_end(tmp_path: Path) -> None:
     with bench(tmp_path) as engine:
         dataset = engine.create_dataset("d")

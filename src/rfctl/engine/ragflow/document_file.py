@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -16,7 +17,7 @@ from rfctl.core.file import sync_directory
 from rfctl.engine.ragflow.state import State
 
 PARTIAL = ".partial"
-EMPTY_HASH = xxhash.xxh128_hexdigest(b"")
+_OURS = re.compile(rf"[0-9a-f]{{32}}({re.escape(PARTIAL)})?")
 
 
 @cache
@@ -81,11 +82,20 @@ async def remove(state: State, ids: Iterable[str]) -> None:
 
 
 async def sweep(state: State) -> None:
-    """Delete what no row knows: uploads that were cut off, files of documents deleted just before a crash."""
+    """Delete what no row knows: uploads that were cut off, files of documents deleted just before a crash.
+
+    Files older than the database stay: they belong to one that was moved away.
+    """
     rows = await state.database.read(lambda c: c.execute("SELECT id FROM document").fetchall())
     known = {row["id"] for row in rows}
-    found = await asyncio.to_thread(lambda: list(state.document_dir.iterdir()))
-    await asyncio.to_thread(_unlink, [path for path in found if path.name not in known])
+    begin = await state.database.read(lambda c: c.execute("SELECT create_time FROM tenant").fetchone()[0])
+
+    def work() -> None:
+        found = list(state.document_dir.iterdir())
+        ours = [path for path in found if _OURS.fullmatch(path.name) and path.name not in known]
+        _unlink(path for path in ours if path.stat().st_mtime * 1000 >= begin)
+
+    await asyncio.to_thread(work)
 
 
 def _unlink(paths: Iterable[Path]) -> None:
