@@ -54,6 +54,7 @@ def _without_collector() -> Iterator[None]:
 class Facts:
     """What the parts of a check found out, gathered step by step."""
 
+    path: Path
     findings: list[Finding]
     weights: Weights
     files: TokenizerFiles
@@ -87,12 +88,12 @@ def _collect(path: Path) -> Facts:
             raise
         findings.append(from_error(error))
     if any(finding.id == "model.adapter-only" for finding in findings):
-        return Facts(findings, Weights({}, False, 0), TokenizerFiles({}, "", ""), config)
+        return Facts(path, findings, Weights({}, False, 0), TokenizerFiles({}, "", ""), config)
     weights, found = examine_weights(path)
     findings += found
     files, found = examine_tokenizer(path)
     findings += found
-    facts = Facts(findings, weights, files, config)
+    facts = Facts(path, findings, weights, files, config)
     quantization = find_quantization(config)
     findings += [quantization] if quantization else []
     leftovers, _ = find_leftovers(weights.tensors)
@@ -115,7 +116,7 @@ def _collect(path: Path) -> Facts:
 def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        facts.findings.append(Finding("model.architecture-missing", Severity.ERROR))
+        facts.findings.append(Finding("model.architecture-missing", Severity.ERROR, {"path": facts.path}))
         return
     name = facts.architecture = names[0][:120]
     facts.family = list_families().get(name)
@@ -157,7 +158,7 @@ def _examine_tensors(facts: Facts, config: Mapping[str, Any]) -> None:
             )
         except RfctlError as error:
             facts.findings.append(from_error(error))
-    facts.findings += compare_rows(facts.hparams, facts.weights.tensors)
+    facts.findings += compare_rows(facts.path, facts.hparams, facts.weights.tensors)
 
 
 def _draft(facts: Facts, source: ModelSource) -> None:

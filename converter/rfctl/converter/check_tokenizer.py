@@ -91,8 +91,8 @@ def read_template(path: Path, config: Mapping[str, Any]) -> tuple[str, list[Find
     return (found if isinstance(found, str) else ""), findings
 
 
-def compare_rows(config: Mapping[str, Any], tensors: Mapping[str, SourceTensor]) -> list[Finding]:
-    """Rows of the embedding and of the output against `vocab_size`.
+def compare_rows(path: Path, config: Mapping[str, Any], tensors: Mapping[str, SourceTensor]) -> list[Finding]:
+    """Rows of the embedding and of the output of the model at `path` against `vocab_size`.
 
     llama.cpp gives a vocabulary `vocab_size` entries and wants as many rows when it loads the file
     (check_tensor_dims in src/llama-model-loader.cpp, b11434).
@@ -107,7 +107,9 @@ def compare_rows(config: Mapping[str, Any], tensors: Mapping[str, SourceTensor])
             wrong.setdefault(tensor.shape[0], []).append(name)
     return [
         Finding(
-            "model.vocabulary-rows", Severity.ERROR, {"tensor": shorten(names), "rows": rows, "tokens": size}
+            "model.vocabulary-rows",
+            Severity.ERROR,
+            {"tensor": shorten(names), "rows": rows, "tokens": size, "path": path},
         )
         for rows, names in wrong.items()
     ]

@@ -129,10 +129,13 @@ def _params(need: Need, version: str) -> dict[str, object]:
 
 
 def _judge_release(need: Need, row: Mapping[str, Any]) -> tuple[Answer, str]:
+    known = _lists()[row["lists"]] if row["lists"] else None
     if need.architecture in row.get("engine_architectures", ()):
-        return Answer.SUPPORTED, "support.listed"
-    if row["lists"]:
-        known = _lists()[row["lists"]]
+        # Ollama's own engine runs it; its pre-tokenizers have not been read, so llama.cpp's must do.
+        if not need.pre_tokenizer or (known and need.pre_tokenizer in known.pre_tokenizers):
+            return Answer.SUPPORTED, "support.listed"
+        return Answer.UNKNOWN, "support.unknown"
+    if known:
         return _with_reason(need, known)
     match = re.fullmatch(r"b(\d+)", row["llama_cpp"] or "")
     return _between(need, int(match[1])) if match else (Answer.UNKNOWN, "support.unknown")
