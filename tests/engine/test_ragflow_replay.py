@@ -35,7 +35,8 @@ DEVIATIONS = [
     Deviation("system", "data", "the version says that this is rfctl's engine", (1,)),
     Deviation("system", r"data\.(disablePasswordLogin|registerEnabled)", "one account", (4,)),
     Deviation(".*", r".*nickname|.*tenant_name", "the account is called rfctl"),
-    Deviation("providers", r"data\.name", "the account is called rfctl", (55,)),
+    Deviation("providers|setup", r"data\.name", "the account is called rfctl", (13, 55)),
+    Deviation("setup", r"data\.(database|doc_engine|task_executor).*", "SQLite, one worker, no search engine", (22,)),
     Deviation("providers", r"data\..*", "Ollama is the only provider", (1,)),
     Deviation("providers", r"data\.answer", "words of another chat model", (56,)),
     Deviation("providers", r"data\.answer", "the error does not pass through LiteLLM", (57,)),
@@ -88,6 +89,15 @@ def test_system_and_credentials(golden: Path, tmp_path: Path) -> None:
             for index in mine:
                 replay.run(index, index + 1)
             check(replay, USED)
+
+
+def test_setup_with_a_key(golden: Path, tmp_path: Path) -> None:
+    """Keys, models of the account and the state of a server where nothing is set; there is no login."""
+    with bench(tmp_path, registered=False) as engine:
+        replay = Replay(engine, golden, "setup")
+        replay.bound.clear()
+        replay.run(11, 23)
+        check(replay, USED)
 
 
 def test_providers(golden: Path, tmp_path: Path) -> None:

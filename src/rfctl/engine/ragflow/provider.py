@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rfctl.engine.ragflow import body, listing, model, provider_store, state
+from rfctl.engine.ragflow import body, listing, provider_check, provider_store, state
 from rfctl.engine.ragflow.envelope import ARGUMENT, DATA, Failure, ok
 from rfctl.engine.ragflow.stamp import new_id, now
 
@@ -80,7 +80,9 @@ async def test_connection(request: Request) -> Response:
     try:
         found = await listing.fetch(state.of(request), url, str(payload.get("api_key") or ""))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise Failure(DATA, f"{text} Discovery against {url} failed: {_reason(error, url)}") from error
+        raise Failure(
+            DATA, f"{text} Discovery against {url} failed: {provider_check.explain(error, url)}"
+        ) from error
     if not found:
         raise Failure(DATA, text)
     return ok()
@@ -137,7 +139,7 @@ async def add_instance(request: Request) -> Response:
     if name == "default":
         raise Failure(DATA, "Instance name cannot be 'default'")
     models = _models(payload)
-    verified = await _verify(shared, provider, payload, models)
+    verified = await provider_check.verify(shared, provider, payload, models)
 
     def make(connection: sqlite3.Connection) -> None:
         free = provider_store.free_name(connection, found["id"], str(name))
@@ -176,7 +178,9 @@ async def update_instance(request: Request) -> Response:
     row = await shared.database.read(lambda c: _instance(c, request))
     models = _models(payload)
     merged = {"base_url": row["base_url"] or shared.self_url, "api_key": row["api_key"], **payload}
-    verified = await _verify(shared, provider, merged, models) if payload.get("verify", True) else None
+    verified = (
+        await provider_check.verify(shared, provider, merged, models) if payload.get("verify", True) else None
+    )
 
     def change(connection: sqlite3.Connection) -> None:
         url = str(payload.get("base_url", row["base_url"]) or "")
@@ -248,56 +252,6 @@ def _models(payload: dict[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(entry, dict) or not entry.get("model_name") or not entry.get("model_type"):
             raise Failure(ARGUMENT, "model_name and model_type are required")
     return entries
-
-
-async def _verify(
-    shared: state.State, provider: str, payload: dict[str, Any], models: list[dict[str, Any]]
-) -> str | None:
-    # Like RAGFlow: the first model that answers is enough, and only a set without any is refused.
-    reasons = []
-    for entry in models:
-        name, kinds = str(entry["model_name"]), entry["model_type"]
-        target = model.Target(
-            id="",
-            name=name,
-            full_name=name,
-            base_url=str(payload.get("base_url") or "").rstrip("/"),
-            api_key=str(payload.get("api_key") or ""),
-            model_types=tuple([kinds] if isinstance(kinds, str) else kinds),
-            max_tokens=0,
-        )
-        try:
-            if "embedding" in target.model_types:
-                await model.embed(shared, target, ["Test if the api key is available"])
-            elif "chat" in target.model_types:
-                await _say_hello(shared, target)
-        except model.EmbeddingError as error:
-            reasons.append(f"\nFail to access embedding model({name}).{error}")
-        except model.ChatError:
-            reasons.append(f"\nFail to access model({provider}/{name}).No valid response received")
-        else:
-            return name
-    if reasons:
-        raise Failure(DATA, "".join(reasons))
-    return None
-
-
-async def _say_hello(shared: state.State, target: model.Target) -> None:
-    messages = [{"role": "user", "content": "Hello! How are you doing!"}]
-    async for _ in model.chat(shared, target, messages, {"num_predict": 8}):
-        pass
-
-
-def _reason(error: Exception, url: str) -> str:
-    if isinstance(error, httpx.ConnectError):
-        host = model.host(url)
-        return f"Cannot connect to host {host} ssl:default [Connect call failed {_pair(host)}]"
-    return str(error) or repr(error)
-
-
-def _pair(host: str) -> str:
-    name, _, port = host.rpartition(":")
-    return f"('{name}', {port})"
 
 
 ROUTES = [
