@@ -20,14 +20,21 @@ from starlette.types import Receive, Scope, Send
 
 from rfctl.engine.ragflow import (
     account,
+    chat_api,
+    chunk_api,
+    completion_api,
     dataset,
     document,
+    document_edit,
     document_list,
+    openai_api,
     parse,
     provider,
     queue,
     registration,
+    retrieval_api,
     seed,
+    session_api,
     state,
     system,
     unsupported,
@@ -45,7 +52,14 @@ MODULES = (
     dataset,
     document_list,
     document,
+    document_edit,
     parse,
+    chunk_api,
+    retrieval_api,
+    chat_api,
+    session_api,
+    completion_api,
+    openai_api,
 )
 
 _log = logging.getLogger(__name__)

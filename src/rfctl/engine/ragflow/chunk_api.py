@@ -28,7 +28,7 @@ from rfctl.engine.ragflow import (
     retrieval,
     state,
 )
-from rfctl.engine.ragflow.envelope import DATA, Failure, ok
+from rfctl.engine.ragflow.envelope import DATA, Failure, ok, refused
 from rfctl.engine.text import query
 
 _POSITIONS = "`positions` should be a list of [page, left, right, top, bottom]"
@@ -94,7 +94,7 @@ async def add_chunk(request: Request) -> Response:
         if not isinstance(payload.get(key) or [], list):
             raise Failure(DATA, f"`{key}` is required to be a list")
     if not isinstance(content, str):
-        raise TypeError(f"unsupported operand type(s) for +: '{type(content).__name__}' and 'str'")
+        raise refused(TypeError(f"unsupported operand type(s) for +: '{type(content).__name__}' and 'str'"))
     if "tag_kwd" in payload and not isinstance(payload["tag_kwd"] or [], list):
         raise Failure(DATA, "`tag_kwd` is required to be a list")
     new = chunk_edit.make(document["name"], content, payload)

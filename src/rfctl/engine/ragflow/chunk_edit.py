@@ -98,14 +98,14 @@ def replace(
     }
     if vector is None:
         names = ", ".join(f"{key} = ?" for key in values)
-        connection.execute(f"UPDATE chunk SET {names} WHERE seq = ?", (*values.values(), row["seq"]))
+        statement = f"UPDATE chunk SET {names} WHERE seq = ?"  # noqa: S608
+        connection.execute(statement, (*values.values(), row["seq"]))
     else:
         merged = {key: row[key] for key in row.keys() if key != "seq"} | values  # noqa: SIM118
         connection.execute("DELETE FROM chunk WHERE seq = ?", (row["seq"],))
         marks = ", ".join("?" * len(merged))
-        cursor = connection.execute(
-            f"INSERT INTO chunk ({', '.join(merged)}) VALUES ({marks})", tuple(merged.values())
-        )
+        statement = f"INSERT INTO chunk ({', '.join(merged)}) VALUES ({marks})"  # noqa: S608
+        cursor = connection.execute(statement, tuple(merged.values()))
         data = np.ascontiguousarray(vector.ravel(), dtype="<f4")
         connection.execute(
             "INSERT INTO vector VALUES (?, ?, ?, ?)",

@@ -71,6 +71,11 @@ def answer(error: BaseException) -> JsonResponse:
     return JsonResponse({"code": EXCEPTION, "data": None, "message": repr(error)})
 
 
+def refused(error: Exception) -> Failure:
+    """Code 100 with the error's repr, for what the client got wrong: no trace goes to the log."""
+    return Failure(EXCEPTION, repr(error), data=None)
+
+
 def public(endpoint: Endpoint) -> Endpoint:
     """Mark an endpoint that needs no API key."""
     endpoint.public = True  # type: ignore[attr-defined]

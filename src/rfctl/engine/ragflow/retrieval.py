@@ -19,7 +19,7 @@ from rfctl.engine.ragflow.state import State
 from rfctl.engine.text import index, query, similarity, token
 
 _CACHE = "retrieval"
-_SENTENCE = re.compile(r"(?<=[.!?;。！？；])\s*|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")
 _WORD = re.compile(r"\w+")
 
 
@@ -145,10 +145,10 @@ async def embedding_target(state: State, datasets: Sequence[sqlite3.Row]) -> mod
 def highlight(content: str, analysed: query.Query) -> str:
     """The sentences of a text that hold a word of the query, its words in <em>; "" if none does."""
     parts = []
-    for sentence in _SENTENCE.split(content):
+    for sentence in _SENTENCE.split(" ".join(content.split("\n"))):
         marked = _WORD.sub(lambda match: _mark(match.group(), analysed), sentence)
         if marked != sentence:
-            parts.append(marked)
+            parts.append(marked.strip(" .。"))
     return "... ".join(parts)
 
 

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rfctl.engine.ragflow import body, dataset_store, metadata, page, retrieval, state
-from rfctl.engine.ragflow.envelope import DATA, Failure, ok
+from rfctl.engine.ragflow import body, dataset_store, metadata, model, page, retrieval, state
+from rfctl.engine.ragflow.envelope import DATA, Failure, ok, refused
 from rfctl.engine.text import query, similarity, token
 
 _NOTHING = {"chunks": [], "doc_aggs": {}, "total": 0}
@@ -70,7 +70,7 @@ async def _search(
     if question is None or question == "":
         return None
     if not isinstance(question, str):
-        raise TypeError(f"expected string or bytes-like object, got '{type(question).__name__}'")
+        raise refused(TypeError(f"expected string or bytes-like object, got '{type(question).__name__}'"))
     if not question.strip():
         return None
     documents = payload.get("document_ids") or []
@@ -81,21 +81,29 @@ async def _search(
     )
     if wanted == []:
         return None
-    top_k = int(payload.get("top_k", 1024))
+    try:
+        top_k = int(payload.get("top_k", 1024))
+        threshold = float(payload.get("similarity_threshold", similarity.DEFAULT_THRESHOLD))
+        weight = float(payload.get("vector_similarity_weight", similarity.DEFAULT_WEIGHT))
+    except (TypeError, ValueError) as error:
+        raise refused(error) from error
     if top_k <= 0:
         raise Failure(DATA, "`top_k` must be greater than 0")
     _flag(payload.get("highlight", False))
     if payload.get("rerank_id"):
-        raise LookupError(f"Model {payload['rerank_id']} not found for model rerank")
+        raise refused(LookupError(f"Model {payload['rerank_id']} not found for model rerank"))
     asked = retrieval.Request(
         question=question,
         dataset_ids=ids,
         document_ids=wanted,
-        threshold=float(payload.get("similarity_threshold", similarity.DEFAULT_THRESHOLD)),
-        weight=float(payload.get("vector_similarity_weight", similarity.DEFAULT_WEIGHT)),
+        threshold=threshold,
+        weight=weight,
         top_k=top_k,
     )
-    found = await retrieval.find(shared, asked)
+    try:
+        found = await retrieval.find(shared, asked)
+    except (model.EmbeddingError, LookupError) as error:
+        raise refused(error) from error
     start = (number - 1) * size
     if start >= len(found.hits):
         return [], 0, [], query.analyse(question)
@@ -108,12 +116,8 @@ def _documents(
 ) -> list[str] | None:
     """Ids to search in: those asked for, or those that fit the condition on metadata; None = all."""
     marks = ",".join("?" * len(ids))
-    owned = {
-        row["id"]: row["meta_fields_json"]
-        for row in connection.execute(
-            "SELECT id, meta_fields_json FROM document WHERE dataset_id IN (" + marks + ")", ids
-        )
-    }
+    statement = f"SELECT id, meta_fields_json FROM document WHERE dataset_id IN ({marks})"  # noqa: S608
+    owned = {row["id"]: row["meta_fields_json"] for row in connection.execute(statement, ids)}
     for id in documents:
         if id not in owned:
             raise Failure(DATA, f"The datasets don't own the document {id}")

@@ -2,8 +2,8 @@
 
 Works on the tables `chunk`, `chunk_text`, `vector`, `document` and `dataset` of `engine/ragflow/schema.sql`.
 As in RAGFlow the words are a condition: a chunk that shares none with the question is not found, however
-near its vector is (golden retrieval/README.md, section 1). A row's vector never changes: a chunk with new
-content gets a new `seq`.
+near its vector is; only a question without any word is answered by the vectors alone. A row's vector never
+changes: a chunk with new content gets a new `seq`.
 """
 
 from __future__ import annotations
@@ -101,8 +101,6 @@ def search(
     vector: float32 (dimension,) of the question. document_ids: only chunks of these; None = all. Hidden
     chunks and disabled documents are left out. top_k bounds the vector candidates.
     """
-    if not query.expression:
-        return []
     vector = np.asarray(vector, dtype=np.float32).ravel()
     length = float(np.linalg.norm(vector))
     unit = (vector / length if length else vector).astype(np.float32)
@@ -111,7 +109,7 @@ def search(
     near: list[int] = []
     lexical: list[int] = []
     expression = _narrow(connection, query)
-    matched = _match(connection, expression)
+    matched = _match(connection, expression) if expression else []
     for dataset_id in dataset_ids:
         matrix = cache.get(connection, dataset_id, vector.size)
         scores = matrix.rows @ unit
@@ -255,7 +253,7 @@ def _compare(
         for seq, document_id, tokens, keywords, questions, name in rows:
             if wanted is not None and document_id not in wanted:
                 continue
-            if least > 1 or seq not in lexical:
+            if query.terms and (least > 1 or seq not in lexical):
                 present = query.terms.intersection(tokens.split())
                 if not present or len(present) < least:
                     continue
