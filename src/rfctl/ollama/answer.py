@@ -25,6 +25,16 @@ class Version:
         return self.release is None or self.release >= (0, 30, 0)
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether rfctl's own engine answers (its version has the build suffix `rfctl`)."""
+        return "rfctl" in self.text
+
+    @property
+    def rewrites_files(self) -> bool:
+        """Whether create guesses a Go template and writes the GGUF anew (Ollama 0.30.0 and later)."""
+        return self.renders_jinja and not self.is_embedded
+
+    @property
     def shows_prompt(self) -> bool:
         """Whether `_debug_render_only` is understood (Ollama 0.11.5 and later)."""
         return self.release is None or self.release >= (0, 11, 5)

@@ -36,10 +36,14 @@ class Candidate:
     size: int
 
 
-def read_candidate(path: Path) -> Candidate:
-    """Read the header. Raises GgufError for a file that is no complete GGUF, OSError."""
+def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
+    """Read the header. header_only: the file holds nothing else.
+
+    Raises GgufError for a file that is no complete GGUF, OSError.
+    """
     header = read_header(path, array_limit=None)
-    header.check_complete(path)
+    if not header_only:
+        header.check_complete(path)
     architecture = header.architecture
     tokens = _texts(header, "tokenizer.ggml.tokens")
     kinds_array = header.array("tokenizer.ggml.token_type")

@@ -6,6 +6,7 @@ source: the ledger ties the source digest and the settings to the manifest diges
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -79,14 +80,35 @@ class Ledger:
     def record_digest(self, path: Path, variant: str, digest: str) -> None:
         files = self._document["files"]
         files[_key(path, variant)] = {"stamp": _stamp(path), "digest": digest}
-        while len(files) > MAX_FILES:
-            files.pop(next(iter(files)))
+        self._save()
+
+    def find_source(self, fingerprint: str) -> Mapping[str, str]:
+        """Digests of what a model directory was converted to, by variant; empty when it is new or changed."""
+        item = self._document["files"].get(f"directory {fingerprint}")
+        return item if isinstance(item, dict) else {}
+
+    def record_source(self, fingerprint: str, digests: Mapping[str, str]) -> None:
+        self._document["files"][f"directory {fingerprint}"] = dict(digests)
         self._save()
 
     def _save(self) -> None:
         if self._path is not None:
+            files = self._document["files"]
+            while len(files) > MAX_FILES:
+                files.pop(next(iter(files)))
             text = json.dumps(self._document, ensure_ascii=False, indent=1)
             write_atomic(self._path, text.encode(), mode=0o600)
+
+
+def fingerprint_directory(folder: Path, *facts: str) -> str:
+    """Hex sha256 over names, sizes and times of the files in `folder` and over `facts` (type, version).
+
+    Raises OSError.
+    """
+    stamps = [
+        [str(path.relative_to(folder)), *_stamp(path)] for path in sorted(folder.iterdir()) if path.is_file()
+    ]
+    return hashlib.sha256(json.dumps([str(folder.resolve()), stamps, facts]).encode()).hexdigest()
 
 
 def _key(path: Path, variant: str) -> str:

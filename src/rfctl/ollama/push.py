@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.core.error import RfctlError
+from rfctl.core.file import write_atomic
+from rfctl.core.gguf_header import GgufError
 from rfctl.core.progress import SILENT, Reporter
-from rfctl.ollama.answer import Version
+from rfctl.ollama.answer import ModelCard
 from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.candidate import Candidate, read_candidate
 from rfctl.ollama.client import OllamaClient
@@ -18,8 +20,17 @@ from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.name import parse_name
 from rfctl.ollama.proof import Check, Verdict, check_chat, check_embedding
-from rfctl.ollama.recipe import Recipe, Wishes, content_of, decide
+from rfctl.ollama.recipe import Wishes, content_of, decide
 from rfctl.ollama.template import Message
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A file that is not there any more: its header, its name, and the digests of its bytes by variant."""
+
+    header: Path
+    name: str
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,8 @@ class Push:
 
     digest: hex sha256 of the manifest, as /api/tags says it; source_digest: `sha256:<hex>` of the uploaded
     bytes; size and uploaded in bytes; orphan_bytes: what a server that rewrites the file keeps beside its own
-    copy; unchanged: nothing had to be done (checks are then those of the first time); family: the prompt
-    format that was recognised, or "".
+    copy; padded: a comment was appended to the chat template in the uploaded bytes; unchanged: nothing had to
+    be done (checks are then those of the first time); family: the prompt format that was recognised, or "".
     """
 
     name: str
@@ -45,6 +56,7 @@ class Push:
     architecture: str
     is_embedding: bool
     orphan_bytes: int
+    padded: bool
     seconds: float
     server_version: str
 
@@ -82,96 +94,171 @@ def push(
     Raises UsageError, GgufError, UnreachableError, RfctlError with `ollama.*` ids. A failed check is no
     exception: see `Push.verdict`.
     """
-    started = time.monotonic()
-    name = str(parse_name(name))
-    candidate = read_candidate(gguf)
-    version = client.version()
     wishes = Wishes(num_ctx, system, template, parameters or {}, license, messages, modelfile)
-    recipe = decide(candidate, wishes, version, reporter)
-    ledger = Ledger(ledger_path)
-    content = content_of(candidate, recipe)
-    source = _find_digest(content, recipe, ledger, reporter)
+    return push_file(client, gguf, name, wishes, ledger_path=ledger_path, verify=verify, reporter=reporter)
 
-    def finish(entry: Entry, *, uploaded: int, unchanged: bool) -> Push:
+
+def push_file(
+    client: OllamaClient,
+    gguf: Path,
+    name: str,
+    wishes: Wishes,
+    *,
+    ledger_path: Path | None = None,
+    verify: bool = True,
+    reporter: Reporter = SILENT,
+) -> Push:
+    """`push` with all wishes in one value."""
+    order = _Order(client, read_candidate(gguf), name, wishes, Ledger(ledger_path), verify, reporter)
+    content = content_of(order.candidate, order.recipe)
+    source = _find_digest(content, order)
+    if known := order.find_unchanged(source):
+        return order.finish(known, source, content.size, uploaded=0, unchanged=True)
+    uploaded = upload_blob(client, content, source, reporter)
+    return order.create(gguf.name, source, content.size, uploaded)
+
+
+def push_again(
+    client: OllamaClient,
+    sketch: Sketch,
+    name: str,
+    wishes: Wishes,
+    *,
+    ledger_path: Path | None = None,
+    verify: bool = True,
+    reporter: Reporter = SILENT,
+) -> Push | None:
+    """Push without the file, or None when the server needs its bytes (or the sketch is of no use)."""
+    try:
+        candidate = read_candidate(sketch.header, header_only=True)
+    except (OSError, GgufError):
+        return None
+    order = _Order(client, candidate, name, wishes, Ledger(ledger_path), verify, reporter)
+    source = sketch.digests.get(order.variant, "")
+    size = int(sketch.digests.get(f"{order.variant}-size", "0"))
+    if not source:
+        return None
+    if known := order.find_unchanged(source):
+        return order.finish(known, source, known.size, uploaded=0, unchanged=True)
+    return order.create(sketch.name, source, size, 0) if client.has_blob(source) else None
+
+
+def load_sketch(ledger_path: Path, fingerprint: str, header: Path, name: str) -> Sketch | None:
+    """What is known of the file that a model directory was converted to, or None."""
+    digests = Ledger(ledger_path).find_source(fingerprint)
+    return Sketch(header, name, digests) if digests and header.is_file() else None
+
+
+def save_sketch(ledger_path: Path, fingerprint: str, header: Path, gguf: Path, pushed: Push) -> None:
+    """Remember a converted and pushed file so that it can be deleted. Raises OSError."""
+    with gguf.open("rb") as file:
+        data = file.read(read_candidate(gguf).data_offset)
+    write_atomic(header, data)
+    variant = "padded" if pushed.padded else "as-is"
+    ledger = Ledger(ledger_path)
+    known = dict(ledger.find_source(fingerprint))
+    known |= {variant: pushed.source_digest, f"{variant}-size": str(pushed.size)}
+    ledger.record_source(fingerprint, known)
+
+
+class _Order:
+    """One push on its way: what is decided before the bytes, and what follows them."""
+
+    def __init__(
+        self,
+        client: OllamaClient,
+        candidate: Candidate,
+        name: str,
+        wishes: Wishes,
+        ledger: Ledger,
+        verify: bool,
+        reporter: Reporter,
+    ) -> None:
+        self.started = time.monotonic()
+        self.client, self.candidate, self.ledger = client, candidate, ledger
+        self.verify, self.reporter = verify, reporter
+        self.name = str(parse_name(name))
+        self.version = client.version()
+        self.recipe = decide(candidate, wishes, self.version, reporter)
+
+    @property
+    def variant(self) -> str:
+        return "padded" if self.recipe.padded else "as-is"
+
+    def find_unchanged(self, source: str) -> Entry | None:
+        """The ledger's entry when the server still has exactly what was pushed from the same bytes."""
+        known = self.ledger.find(self.client.url, self.name)
+        if known is None or known.source != source or known.settings != self.recipe.settings:
+            return None
+        present = self.client.find(self.name)
+        if present is None or present.digest != known.manifest:
+            return None
+        return known if known.verified or not self.verify else None
+
+    def create(self, file_name: str, source: str, size: int, uploaded: int) -> Push:
+        body = {"model": self.name, "files": {file_name: source}, **self.recipe.body}
+        self.client.create(body, self.reporter)
+        present = self.client.find(self.name)
+        if present is None:
+            raise RfctlError("ollama.create-vanished", model=self.name, url=self.client.url)
+        card = self.client.show(self.name)
+        checks = self._check(card) if self.verify else ()
+        entry = Entry(
+            source=source,
+            settings=self.recipe.settings,
+            manifest=present.digest,
+            size=size,
+            # The uploaded blob stays beside the rewritten one (Ollama from 0.30).
+            orphan_bytes=size if card.blob_digest and f"sha256:{card.blob_digest}" != source else 0,
+            # A failed check is tried again by the next push.
+            verified=self.verify and all(check.verdict is not Verdict.FAILED for check in checks),
+            checks=tuple(_write_check(check) for check in checks),
+        )
+        self.ledger.record(self.client.url, self.name, entry)
+        return self.finish(entry, source, size, uploaded=uploaded, unchanged=False)
+
+    def finish(self, entry: Entry, source: str, size: int, *, uploaded: int, unchanged: bool) -> Push:
         return Push(
-            name=name,
+            name=self.name,
             digest=entry.manifest,
             source_digest=source,
-            size=content.size,
+            size=size,
             uploaded=uploaded,
             unchanged=unchanged,
             checks=tuple(_read_check(item) for item in entry.checks),
-            num_ctx=recipe.num_ctx,
-            stops=recipe.stops.texts,
-            family=recipe.family,
-            architecture=candidate.architecture,
-            is_embedding=candidate.is_embedding,
+            num_ctx=self.recipe.num_ctx,
+            stops=self.recipe.stops.texts,
+            family=self.recipe.family,
+            architecture=self.candidate.architecture,
+            is_embedding=self.candidate.is_embedding,
             orphan_bytes=entry.orphan_bytes,
-            seconds=time.monotonic() - started,
-            server_version=version.text,
+            padded=self.recipe.padded,
+            seconds=time.monotonic() - self.started,
+            server_version=self.version.text,
         )
 
-    known = ledger.find(client.url, name)
-    if known is not None and known.source == source and known.settings == recipe.settings:
-        present = client.find(name)
-        if present is not None and present.digest == known.manifest and (known.verified or not verify):
-            return finish(known, uploaded=0, unchanged=True)
-    uploaded = upload_blob(client, content, source, reporter)
-    client.create({"model": name, "files": {gguf.name: source}, **recipe.body}, reporter)
-    present = client.find(name)
-    if present is None:
-        raise RfctlError("ollama.create-vanished", model=name, url=client.url)
-    orphan = _count_orphan(client, name, source, content)
-    checks = _verify(client, name, candidate, recipe, version, reporter) if verify else ()
-    entry = Entry(
-        source=source,
-        settings=recipe.settings,
-        manifest=present.digest,
-        size=content.size,
-        orphan_bytes=orphan,
-        # A failed check is tried again by the next push.
-        verified=verify and all(check.verdict is not Verdict.FAILED for check in checks),
-        checks=tuple(_write_check(check) for check in checks),
-    )
-    ledger.record(client.url, name, entry)
-    return finish(entry, uploaded=uploaded, unchanged=False)
+    def _check(self, card: ModelCard) -> tuple[Check, ...]:
+        client, name, candidate, recipe = self.client, self.name, self.candidate, self.recipe
+        with self.reporter.stage("ollama.stage-verify", unit="items", model=name):
+            if candidate.is_embedding:
+                return check_embedding(client, name, candidate, card)
+            checks = check_chat(client, name, candidate, card, self.version, native=recipe.native)
+        stops = recipe.stops
+        if stops.unreachable:
+            checks = (*checks, Check("ollama.check-end-unreachable", Verdict.WARNED, {"end": stops.end}))
+        elif stops.ends_itself is not None:
+            checks = (*checks, Check("ollama.check-end", Verdict.PASSED, {"end": stops.end}))
+        return checks
 
 
-def _find_digest(content: Content, recipe: Recipe, ledger: Ledger, reporter: Reporter) -> str:
-    variant = "padded" if recipe.padded else "as-is"
+def _find_digest(content: Content, order: _Order) -> str:
+    ledger, variant = order.ledger, order.variant
     if digest := ledger.find_digest(content.path, variant):
         return digest
-    with reporter.stage("ollama.stage-hash", total=content.size, path=content.path.name) as stage:
+    with order.reporter.stage("ollama.stage-hash", total=content.size, path=content.path.name) as stage:
         digest = content.digest(stage.advance)
     ledger.record_digest(content.path, variant, digest)
     return digest
-
-
-def _count_orphan(client: OllamaClient, name: str, source: str, content: Content) -> int:
-    """Bytes of the uploaded blob when another one is served (Ollama from 0.30 rewrites GGUF files)."""
-    served = client.show(name).blob_digest
-    return content.size if served and f"sha256:{served}" != source else 0
-
-
-def _verify(
-    client: OllamaClient,
-    name: str,
-    candidate: Candidate,
-    recipe: Recipe,
-    version: Version,
-    reporter: Reporter,
-) -> tuple[Check, ...]:
-    with reporter.stage("ollama.stage-verify", unit="items", model=name):
-        card = client.show(name)
-        if candidate.is_embedding:
-            return check_embedding(client, name, candidate, card)
-        checks = check_chat(client, name, candidate, card, version, native=recipe.native)
-    stops = recipe.stops
-    if stops.unreachable:
-        checks = (*checks, Check("ollama.check-end-unreachable", Verdict.WARNED, {"end": stops.end}))
-    elif stops.ends_itself is not None:
-        checks = (*checks, Check("ollama.check-end", Verdict.PASSED, {"end": stops.end}))
-    return checks
 
 
 def _write_check(check: Check) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def decide(candidate: Candidate, wishes: Wishes, version: Version, reporter: Rep
         stops=stops,
         family=family.name if family is not None else "",
         native=native,
-        padded=native and version.release is not None and version.renders_jinja and _may_match(chat_template),
+        padded=native and version.rewrites_files and _may_match(chat_template),
     )
 
 

@@ -1,0 +1,178 @@
+"""`rfctl model ls | show | rm`, and the options of `rfctl model push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rfctl.cli.app import App
+from rfctl.cli.command import command
+from rfctl.cli.output import human_bytes
+from rfctl.core.error import RfctlError
+
+if TYPE_CHECKING:
+    from rfctl.ollama.answer import ModelCard, ModelEntry
+
+EXIT_VERDICT = 5
+
+
+@command("ls")
+def ls(app: App) -> None:
+    """List the models of the server."""
+    with app.ollama() as client:
+        entries = client.models()
+    app.out.records(entries)
+    if not entries:
+        app.out.note("ollama.ls-empty", url=client.url)
+        return
+    columns = ("name", "size", "kind", "quantization", "context", "digest")
+    app.out.table(
+        [app.out.text(f"ollama.column-{column}") for column in columns],
+        [
+            (
+                entry.name,
+                human_bytes(entry.size),
+                ", ".join(entry.capabilities) or "-",
+                entry.quantization or "-",
+                entry.context_length or "-",
+                entry.digest[:12],
+            )
+            for entry in entries
+        ],
+    )
+
+
+@command("show")
+@click.argument("name")
+@click.option("--modelfile", is_flag=True, help="Print the Modelfile only.")
+def show(app: App, name: str, modelfile: bool) -> None:
+    """Show what the server knows of a model."""
+    with app.ollama() as client:
+        card = client.show(name)
+        entry = client.find(name)
+    if modelfile:
+        app.out.result({"name": name, "modelfile": card.modelfile})
+        app.out.piece(card.modelfile if card.modelfile.endswith("\n") else card.modelfile + "\n")
+        return
+    app.out.report(_document(card, entry))
+    _print_card(app, card, entry)
+
+
+@command("rm")
+@click.argument("name")
+@click.option("--yes", is_flag=True)
+def rm(app: App, name: str, yes: bool) -> None:
+    """Remove a model from the server."""
+    from rfctl.cli.consent import confirm
+
+    with app.ollama() as client:
+        entry = client.find(name)
+        if entry is None:
+            raise RfctlError("ollama.model-missing", model=name, url=client.url)
+        size = human_bytes(entry.size)
+        confirm(app, app.out.text("ollama.rm-action", name=entry.name, size=size, url=client.url), yes=yes)
+        client.delete(entry.name)
+    app.out.result({"name": entry.name, "removed": True})
+    app.out.say("ollama.removed", name=entry.name)
+
+
+@command("push")
+@click.argument("source", metavar="DIR_OR_GGUF", type=click.Path(path_type=Path))
+@click.argument("name", metavar="[NAME[:TAG]]", required=False)
+@click.option("--quantize", metavar="TYPE", help="Type to convert a directory to, such as Q4_K_M or Q8_0.")
+@click.option(
+    "--num-ctx", type=click.IntRange(min=1), help="Context in tokens; default: the model's, up to 8192."
+)
+@click.option("--system", metavar="TEXT", help="System prompt.")
+@click.option("--template", metavar="NAME", help="Prompt format by name, such as chatml or llama3.")
+@click.option("--modelfile", type=click.Path(path_type=Path), help="Take the settings of this Modelfile.")
+@click.option("--no-verify", is_flag=True, help="Do not check afterwards what the server serves.")
+@click.option("--yes", is_flag=True)
+def push(
+    app: App,
+    source: Path,
+    name: str | None,
+    quantize: str | None,
+    num_ctx: int | None,
+    system: str | None,
+    template: str | None,
+    modelfile: Path | None,
+    no_verify: bool,
+    yes: bool,
+) -> None:
+    """Register a model with the server, converting a directory first."""
+    from rfctl.cli.model_push import print_push, push_source
+    from rfctl.ollama.modelfile import read_modelfile
+    from rfctl.ollama.recipe import Wishes
+
+    given = read_modelfile(modelfile) if modelfile is not None else None
+    wishes = Wishes(num_ctx=num_ctx, system=system, template=template, modelfile=given)
+    with app.ollama() as client:
+        result = push_source(
+            app,
+            client,
+            source,
+            name,
+            wishes,
+            quantize=quantize,
+            verify=not no_verify,
+            modelfile_folder=modelfile.parent if modelfile is not None else None,
+        )
+        print_push(app, result, client.url)
+    if result.verdict.value == "failed":
+        raise click.exceptions.Exit(EXIT_VERDICT)
+
+
+def _document(card: ModelCard, entry: ModelEntry | None) -> dict[str, object]:
+    return {
+        "name": entry.name if entry is not None else card.name,
+        "digest": entry.digest if entry is not None else "",
+        "size": entry.size if entry is not None else None,
+        "blob": card.blob_digest,
+        "architecture": card.architecture,
+        "parameter_size": card.parameter_size,
+        "quantization": card.quantization,
+        "context_length": card.context_length,
+        "embedding_length": card.embedding_length,
+        "capabilities": card.capabilities,
+        "parameters": card.parameters,
+        "system": card.system,
+        "messages": card.messages,
+        "template": card.template,
+        "license": card.license,
+        "model_info": card.model_info,
+        "tensors": card.tensors,
+        "modified_at": card.modified_at,
+    }
+
+
+def _print_card(app: App, card: ModelCard, entry: ModelEntry | None) -> None:
+    settings = [
+        f"{name} {value}"
+        for name, values in card.parameters.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    rows: list[tuple[str, object]] = [
+        ("name", entry.name if entry is not None else card.name),
+        ("architecture", card.architecture),
+        ("parameters", card.parameter_size),
+        ("quantization", card.quantization),
+        ("size", human_bytes(entry.size) if entry is not None else "-"),
+        ("context", card.context_length or "-"),
+        ("dimensions", card.embedding_length or "-"),
+        ("capabilities", ", ".join(card.capabilities) or "-"),
+        ("settings", ", ".join(settings) or "-"),
+        ("system", card.system or "-"),
+        ("template", _shorten(card.template)),
+        ("digest", entry.digest[:12] if entry is not None else "-"),
+        ("blob", card.blob_digest[:12] or "-"),
+    ]
+    (title, first), *rest = [(app.out.text(f"ollama.column-{key}"), str(value)) for key, value in rows]
+    app.out.table([title, first], rest)
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,147 @@
+"""What `rfctl model push` and the demo do: check, convert if needed, register, report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rfctl.cli.app import App
+from rfctl.cli.output import human_bytes
+from rfctl.core.error import UsageError, VerdictError
+from rfctl.core.version import __version__
+
+if TYPE_CHECKING:
+    from rfctl.ollama.client import OllamaClient
+    from rfctl.ollama.push import Push
+    from rfctl.ollama.recipe import Wishes
+
+_LEDGER = "ollama-ledger.json"
+
+
+def push_source(
+    app: App,
+    client: OllamaClient,
+    source: Path,
+    name: str | None,
+    wishes: Wishes,
+    *,
+    quantize: str | None = None,
+    verify: bool = True,
+    modelfile_folder: Path | None = None,
+) -> Push:
+    """Push a GGUF file, or check, convert and push a model directory.
+
+    The converted file lives in the cache folder and is deleted afterwards; its header and digest are kept, so
+    that pushing the same directory again neither converts nor hashes.
+    """
+    from rfctl.ollama.push import push_file
+
+    if not source.exists():
+        raise UsageError("ollama.push-source", path=source)
+    _check_from(source, wishes, modelfile_folder)
+    name = name or default_name(source)
+    ledger = app.directories.data / _LEDGER
+    if source.is_dir():
+        return _push_directory(app, client, source, name, wishes, quantize or "auto", verify, ledger)
+    if quantize is not None:
+        raise UsageError("ollama.push-quantize-gguf")
+    return push_file(client, source, name, wishes, ledger_path=ledger, verify=verify, reporter=app.reporter())
+
+
+def default_name(source: Path) -> str:
+    """A model name from a file or directory name: `Qwen2.5-0.5B-Instruct/` -> `qwen2.5-0.5b-instruct`."""
+    stem = source.resolve().name
+    stem = stem[:-5] if stem.lower().endswith(".gguf") else stem
+    text = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
+    if not text:
+        raise UsageError("ollama.name-invalid", model=stem, detail=str(source))
+    return text[:80]
+
+
+def print_push(app: App, result: Push, url: str) -> None:
+    """The report of a push, as JSON or for people."""
+    out = app.out
+    out.report(result)
+    if not out.is_human:
+        return
+    if result.unchanged:
+        out.say("ollama.push-unchanged", name=result.name, url=url)
+    else:
+        out.say(
+            "ollama.pushed",
+            name=result.name,
+            url=url,
+            size=human_bytes(result.size),
+            num_ctx=result.num_ctx,
+            seconds=round(result.seconds, 1),
+        )
+    for check in result.checks:
+        out.line(
+            f"  {out.text(f'ollama.verdict-{check.verdict.value}')}: {out.text(check.id, **check.params)}"
+        )
+    if result.orphan_bytes and not result.unchanged:
+        out.note("ollama.push-orphan", size=human_bytes(result.orphan_bytes))
+    if not result.is_embedding:
+        out.note("ollama.push-next", name=result.name)
+
+
+def _push_directory(
+    app: App,
+    client: OllamaClient,
+    source: Path,
+    name: str,
+    wishes: Wishes,
+    outtype: str,
+    verify: bool,
+    ledger: Path,
+) -> Push:
+    from rfctl.converter import convert as conversion
+    from rfctl.ollama.ledger import Ledger, fingerprint_directory
+    from rfctl.ollama.push import load_sketch, push_again, push_file, save_sketch
+
+    reporter = app.reporter()
+    folder = app.directories.cache / "push"
+    fingerprint = fingerprint_directory(source, outtype.lower(), __version__)
+    header = folder / f"{fingerprint}.header"
+    gguf = folder / f"{default_name(source)}.gguf"
+    if sketch := load_sketch(ledger, fingerprint, header, gguf.name):
+        again = push_again(client, sketch, name, wishes, ledger_path=ledger, verify=verify, reporter=reporter)
+        if again is not None:
+            return again
+    _check_directory(app, client, source)
+    folder.mkdir(parents=True, exist_ok=True)
+    gguf = folder / f"{fingerprint[:16]}-{gguf.name}"
+    try:
+        converted = conversion.convert(source, gguf, outtype=outtype, overwrite=True, reporter=reporter)
+        # The converter hashed while it wrote; the bytes are not read again.
+        Ledger(ledger).record_digest(gguf, "as-is", f"sha256:{converted.sha256}")
+        pushed = push_file(client, gguf, name, wishes, ledger_path=ledger, verify=verify, reporter=reporter)
+        save_sketch(ledger, fingerprint, header, gguf, pushed)
+    finally:
+        gguf.unlink(missing_ok=True)
+    return pushed
+
+
+def _check_directory(app: App, client: OllamaClient, source: Path) -> None:
+    """Raises VerdictError when the check says that the model will not work on this server."""
+    from rfctl.converter import check as checks
+
+    version = client.version()
+    target = ".".join(str(part) for part in version.release) if version.release is not None else None
+    report = checks.check(source, ollama_version=None if version.is_embedded else target)
+    if report.will_work:
+        return
+    first = report.errors[0].text(app.language).message if report.errors else "-"
+    raise VerdictError("ollama.push-check", path=source, detail=first)
+
+
+def _check_from(source: Path, wishes: Wishes, folder: Path | None) -> None:
+    """The FROM of a Modelfile must be `.` or what is pushed."""
+    if wishes.modelfile is None or folder is None:
+        return
+    for value in wishes.modelfile.all("model"):
+        path = Path(value).expanduser()
+        path = path if path.is_absolute() else folder / path
+        if value not in (".", "./") and path.resolve() != source.resolve():
+            raise UsageError("ollama.modelfile-other", value=value, path=source)

@@ -1,0 +1,164 @@
+"""`rfctl model push | ls | show | rm` as a user runs them, against a server on a socket."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_file import CHATML, write_gguf
+from ollama_server import Keeper
+
+from rfctl.ollama.template import Template
+
+sys.path.append(str(Path(__file__).parent.parent / "converter"))
+
+
+@pytest.fixture
+def server() -> Iterator[Keeper]:
+    with Keeper(template=Template(CHATML)) as keeper:
+        yield keeper
+
+
+@pytest.fixture
+def run(rfctl: Callable[..., Any], server: Keeper) -> Callable[..., Any]:
+    def call(*arguments: str, **options: Any) -> Any:
+        return rfctl(
+            *arguments,
+            env={"RFCTL_OLLAMA_URL": server.url, "RFCTL_RAGFLOW_URL": "http://127.0.0.1:9"},
+            **options,
+        )
+
+    return call
+
+
+def test_push_of_a_gguf_tells_what_was_done(run: Callable[..., Any], server: Keeper, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "My Model.gguf")
+    done = run("model", "push", "My Model.gguf", "--num-ctx", "4096")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith(f"my-model:latest is registered at {server.url} (")
+    assert "context 4096" in lines[0]
+    assert lines[1:] == [
+        "  ok: served as: completion",
+        "  ok: 4 conversations become the same prompt as the model's own template makes",
+        "  ok: a short answer ended by itself after 2 tokens (0.01 s)",
+        "  ok: an answer ends with <|im_end|>",
+    ]
+    assert "rfctl chat create" in done.err
+    again = run("model", "push", "My Model.gguf", "--num-ctx", "4096", "--json")
+    report = json.loads(again.out)
+    assert report["unchanged"] is True
+    assert report["name"] == "my-model:latest"
+    assert report["uploaded"] == 0
+    assert [check["verdict"] for check in report["checks"]] == ["passed"] * 4
+    assert report["schema_version"] == 1
+
+
+def test_a_failed_proof_is_exit_code_5(run: Callable[..., Any], server: Keeper, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    server.served_prefix = "<|x|>"
+    done = run("model", "push", "m.gguf", "m")
+    assert done.code == 5
+    assert "failed: the server's prompt differs" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "id"),
+    [
+        (("absent",), 2, "ollama.push-source"),
+        (("m.gguf", "--quantize", "Q4_K_M"), 2, "ollama.push-quantize-gguf"),
+        (("m.gguf", "bad name"), 2, "store.name-invalid"),
+        (("m.gguf", "--template", "nonsense"), 2, "ollama.family-unknown"),
+        (("m.gguf", "--num-ctx", "999999"), 2, "ollama.num-ctx"),
+        (("m.gguf", "--modelfile", "Modelfile"), 2, "ollama.modelfile-other"),
+        (("m.gguf", "--modelfile", "Broken"), 2, "ollama.modelfile-syntax"),
+        (("empty.gguf",), 1, "gguf.magic"),
+    ],
+)
+def test_refusals(
+    run: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], code: int, id: str
+) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    (tmp_path / "empty.gguf").write_bytes(b"")
+    (tmp_path / "Modelfile").write_text("FROM ./other.gguf\n")
+    (tmp_path / "Broken").write_text("FROM .\nNONSENSE\n")
+    done = run("model", "push", *arguments)
+    assert (done.code, done.err.partition("[")[2].partition("]")[0]) == (code, id), done.err
+    assert len(done.err.splitlines()) <= 8
+
+
+def test_a_modelfile_on_the_command_line(run: Callable[..., Any], server: Keeper, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    (tmp_path / "Modelfile").write_text("FROM ./m.gguf\nSYSTEM file\nPARAMETER temperature 0.2\n")
+    done = run("model", "push", "m.gguf", "m", "--modelfile", "Modelfile", "--system", "flag", "--no-verify")
+    assert done.code == 0, done.err
+    body = server.models["m:latest"]["body"]
+    assert body["system"] == "flag"
+    assert body["parameters"]["temperature"] == 0.2
+
+
+def test_ls_show_and_rm(run: Callable[..., Any], server: Keeper, tmp_path: Path) -> None:
+    empty = run("model", "ls")
+    assert (empty.code, empty.out) == (0, "")
+    write_gguf(tmp_path / "m.gguf")
+    assert run("model", "push", "m.gguf", "m", "--no-verify").code == 0
+    listed = run("model", "ls")
+    assert listed.out.splitlines()[0].split() == ["NAME", "SIZE", "FOR", "TYPE", "CONTEXT", "DIGEST"]
+    assert listed.out.splitlines()[1].startswith("m:latest")
+    assert [entry["name"] for entry in json.loads(run("model", "ls", "--json").out)] == ["m:latest"]
+    shown = json.loads(run("model", "show", "m:latest", "--json").out)
+    assert shown["capabilities"] == ["completion"]
+    assert run("model", "show", "m:latest", "--modelfile").out.startswith("FROM /store/blobs/sha256-")
+    assert "m:latest" in run("model", "show", "m:latest").out
+    refused = run("model", "rm", "m")
+    assert refused.code == 7
+    assert "m:latest" in server.models
+    assert run("model", "rm", "m", "--yes").code == 0
+    assert not server.models
+    gone = run("model", "rm", "m", "--yes")
+    assert gone.code == 1
+    assert "error[ollama.model-missing]" in gone.err
+
+
+def test_push_of_a_directory_converts_once(
+    run: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path, home: Path
+) -> None:
+    builder = pytest.importorskip("builder")
+    folder = builder.build(
+        golden, json.loads((golden / "converter" / "cases" / "qwen2-tied.json").read_text()), tmp_path
+    )
+    done = run("model", "push", str(folder), "tiny", "--no-verify", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["source_digest"] in server.blobs
+    left = [path.suffix for path in (home / "rfctl" / "cache" / "push").iterdir()]
+    assert left == [".header"]
+    server.requests.clear()
+    again = json.loads(run("model", "push", str(folder), "tiny", "--no-verify", "--json").out)
+    assert again["unchanged"] is True
+    assert {request.path for request in server.requests} == {"/api/version", "/api/tags"}
+    # A second name and other settings need no bytes either; a changed directory does.
+    other = json.loads(
+        run("model", "push", str(folder), "two", "--num-ctx", "64", "--no-verify", "--json").out
+    )
+    assert (other["unchanged"], other["uploaded"]) == (False, 0)
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    changed = json.loads(run("model", "push", str(folder), "tiny", "--no-verify", "--json").out)
+    assert changed["uploaded"] == 0  # the same bytes came out
+
+
+def test_push_of_a_directory_that_will_not_work(
+    run: Callable[..., Any], server: Keeper, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["NoSuchForCausalLM"]}')
+    done = run("model", "push", str(folder))
+    assert done.code == 5, done.err
+    assert "error[ollama.push-check]" in done.err
+    assert not server.blobs
