@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,60 @@ def test_kill_9_loses_no_acknowledged_document_and_the_queue_goes_on(process: Pr
         assert connection.execute("SELECT count(*) FROM vector").fetchone()[0] == summary["chunk_num"]
         assert connection.execute("SELECT count(*) FROM task").fetchone()[0] == 0
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_every_acknowledged_upload_outlives_a_kill_at_any_moment(process: Process) -> None:
+    """Uploads run while the process is killed again and again; what got code 0 is there, byte for byte."""
+    engine = process.bench
+    dataset = str(engine.call("POST", "/datasets", json={"name": "d"})["id"])
+    acknowledged: dict[str, bytes] = {}
+    stop = threading.Event()
+
+    def send(name: str) -> None:
+        number = 0
+        with httpx.Client(base_url=f"{process.url}/api/v1", trust_env=False, timeout=5) as client:
+            while not stop.is_set():
+                number += 1
+                data = f"{name} {number} ".encode() * 5000
+                try:
+                    answer = client.post(
+                        f"/datasets/{dataset}/documents",
+                        files={"file": (f"{name}.txt", data)},
+                        headers={"Authorization": f"Bearer {KEY}"},
+                    ).json()
+                except (httpx.HTTPError, ValueError):
+                    time.sleep(0.01)
+                    continue
+                acknowledged[answer["data"][0]["id"]] = data
+
+    senders = [threading.Thread(target=send, args=(name,)) for name in ("a", "b")]
+    for sender in senders:
+        sender.start()
+    try:
+        for delay in (0.21, 0.13, 0.34):
+            time.sleep(delay)
+            process.kill()
+            process.start()
+        time.sleep(0.1)
+    finally:
+        stop.set()
+        for sender in senders:
+            sender.join(20)
+    process.kill()
+    process.start()
+    assert len(acknowledged) > 10
+    for id, data in acknowledged.items():
+        assert (process.data_dir / "document" / id).read_bytes() == data
+        assert engine.document(dataset, id)["size"] == len(data)
+    assert not list((process.data_dir / "document").glob("*.partial"))
+    names = [row["name"] for row in _documents(process.data_dir)]
+    assert len(names) == len(set(names))
+
+
+def _documents(data_dir: Path) -> list[sqlite3.Row]:
+    with sqlite3.connect(data_dir / "ragflow.sqlite") as connection:
+        connection.row_factory = sqlite3.Row
+        return connection.execute("SELECT * FROM document").fetchall()
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing(process: Process) -> None:

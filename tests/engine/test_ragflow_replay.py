@@ -36,7 +36,7 @@ DEVIATIONS = [
     Deviation("system", r"data\.(disablePasswordLogin|registerEnabled)", "one account", (4,)),
     Deviation(".*", r".*nickname|.*tenant_name", "the account is called rfctl"),
     Deviation("providers|setup", r"data\.name", "the account is called rfctl", (13, 55)),
-    Deviation("setup", r"data\.(database|doc_engine|task_executor).*", "SQLite, one worker, no search engine", (22,)),
+    Deviation("setup", r"data\.(database|doc_engine|task_executor).*", "SQLite and one worker", (22,)),
     Deviation("providers", r"data\..*", "Ollama is the only provider", (1,)),
     Deviation("providers", r"data\.answer", "words of another chat model", (56,)),
     Deviation("providers", r"data\.answer", "the error does not pass through LiteLLM", (57,)),

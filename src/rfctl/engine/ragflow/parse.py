@@ -70,8 +70,10 @@ async def ingest_documents(request: Request) -> Response:
                 queue.stop(connection, row["id"])
 
     await shared.database.write(change)
-    queue.interrupt(shared, ids)
-    queue.wake(shared)
+    if str(payload.get("run")) == "1":
+        queue.wake(shared)
+    else:
+        queue.interrupt(shared, ids)
     return ok(True)
 
 

@@ -119,6 +119,9 @@ async def _work(state: State) -> None:
         except (sqlite3.Error, OSError):
             _log.exception("the parse queue cannot write")
             await asyncio.sleep(RETRY_SECONDS)
+        except Exception:  # without the worker every later document would wait for ever
+            _log.exception("the parse queue")
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def _take(connection: sqlite3.Connection) -> sqlite3.Row | None:

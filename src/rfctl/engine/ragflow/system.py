@@ -6,6 +6,7 @@ it is.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from datetime import datetime
 
@@ -35,9 +36,16 @@ async def show_version(request: Request) -> Response:
 
 @public
 async def show_health(request: Request) -> Response:
-    """Whether the database can be read; there are no other parts that could be sick alone."""
-    await state.of(request).database.read(lambda connection: connection.execute("SELECT 1").fetchone())
-    return JsonResponse(dict.fromkeys(("db", "doc_engine", "redis", "status", "storage"), "ok"))
+    """Whether the database and the folder of documents can be read; HTTP 500 if not."""
+    shared = state.of(request)
+    parts = dict.fromkeys(("db", "doc_engine", "redis", "status", "storage"), "ok")
+    try:
+        await shared.database.read(lambda connection: connection.execute("SELECT 1 FROM tenant").fetchone())
+    except sqlite3.Error:
+        parts |= {"db": "nok", "doc_engine": "nok", "redis": "nok", "status": "nok"}
+    if not shared.document_dir.is_dir():
+        parts |= {"storage": "nok", "status": "nok"}
+    return JsonResponse(parts, status_code=200 if parts["status"] == "ok" else 500)
 
 
 @public
