@@ -121,26 +121,22 @@ def read_base_vocabulary(tokenizer: TokenizerFile, hparams: HParams) -> Vocabula
     if highest >= size:
         raise RfctlError("model.vocabulary-too-small", vocab_size=size, highest=highest, token=by_id[highest])
     pre = find_pre_tokenizer(tokenizer)
-    tokens, types = [], []
-    for id in range(size):
-        token = by_id.get(id)
-        if token is None:
-            tokens.append(f"[PAD{id}]")
-            types.append(TokenType.UNUSED)
-            continue
-        kind = TokenType.NORMAL
-        entry = added.get(id)
-        if entry is not None:
-            if not entry.normalized:
-                token = _round_trip(tokenizer, token)
-            if entry.special or is_special_looking(token):
-                kind = TokenType.CONTROL
-            else:
-                kind = TokenType.USER_DEFINED
-                token = token.replace(SPACE, " ")
-        tokens.append(token)
-        types.append(kind)
-    return Vocabulary("gpt2", pre, tokens, [int(kind) for kind in types])
+    # Nearly all tokens are plain: whole lists first, then the exceptions.
+    tokens = [by_id.get(id, "") for id in range(size)]
+    types = [int(TokenType.NORMAL)] * size
+    for id in set(range(size)).difference(by_id):
+        tokens[id], types[id] = f"[PAD{id}]", int(TokenType.UNUSED)
+    for id, entry in added.items():
+        token = tokens[id]
+        if not entry.normalized:
+            token = _round_trip(tokenizer, token)
+        if entry.special or is_special_looking(token):
+            types[id] = int(TokenType.CONTROL)
+        else:
+            types[id] = int(TokenType.USER_DEFINED)
+            token = token.replace(SPACE, " ")
+        tokens[id] = token
+    return Vocabulary("gpt2", pre, tokens, types)
 
 
 def read_wordpiece(tokenizer: TokenizerFile, hparams: HParams) -> Vocabulary:
@@ -203,8 +199,11 @@ def _encode_merges(merges: Any) -> list[bytes]:
         raise RfctlError("model.tokenizer-malformed", file=FILE, what="merges")
     if merges and isinstance(merges[0], str):
         return [merge.encode() for merge in merges]
-    # A space inside a half would be taken for the one between the halves.
-    return [" ".join(half.replace(" ", "\u0120") for half in pair).encode() for pair in merges]
+    joined = [f"{left} {right}" for left, right in merges]
+    for number, merge in enumerate(joined):
+        if merge.count(" ") > 1:  # a space inside a half would be taken for the one between the halves
+            joined[number] = " ".join(half.replace(" ", "\u0120") for half in merges[number])
+    return [merge.encode() for merge in joined]
 
 
 def _adapt_normalizer(parsed: dict[str, Any], config: Mapping[str, Any]) -> bool:
