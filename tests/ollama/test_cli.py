@@ -129,7 +129,7 @@ def test_push_of_a_directory_converts_once(
 ) -> None:
     builder = pytest.importorskip("builder")
     folder = builder.build(
-        golden, json.loads((golden / "converter" / "cases" / "qwen2-tied.json").read_text()), tmp_path
+        golden, json.loads((golden / "converter" / "cases" / "llama2-spm.json").read_text()), tmp_path
     )
     done = run("model", "push", str(folder), "tiny", "--no-verify", "--json")
     assert done.code == 0, done.err

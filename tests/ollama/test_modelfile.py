@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from rfctl.core.error import RfctlError
 from rfctl.core.file import sha256_file
+from rfctl.ollama.create_request import to_create_request
 from rfctl.ollama.modelfile import (
     Command,
     Modelfile,
     ModelfileError,
     parse_modelfile,
     read_modelfile,
-    to_create_request,
 )
 from rfctl.ollama.parameter import ParameterError, check_parameters, parse_parameter
 

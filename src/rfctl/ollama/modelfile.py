@@ -1,4 +1,4 @@
-"""Modelfile text: reading, writing, and what it asks the server to create.
+"""Modelfile text: reading and writing.
 
 Rules from Ollama v0.33.0-rc2, parser/parser.go; every recorded case of the golden data is reproduced. The
 wire carries JSON: text goes through a Modelfile only where a person gives or wants one, because Ollama's
@@ -8,13 +8,10 @@ parser drops characters (no-break spaces, joiners, ideographic spaces).
 from __future__ import annotations
 
 import codecs
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rfctl.core.error import UsageError
-from rfctl.ollama.parameter import ParameterError, kinds, parse_parameter
 
 KEYWORDS = (
     "from",
@@ -40,9 +37,6 @@ _BLANKS = " \t"
 _NEWLINES = "\r\n"
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _NAME = _LETTERS | frozenset("0123456789_")
-_VERSION = re.compile(
-    r"(0|[1-9]\d*)(\.(0|[1-9]\d*)(\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?)?)?", re.ASCII
-)
 
 
 class ModelfileError(UsageError):
@@ -82,16 +76,6 @@ class Modelfile:
         return tuple(command.args for command in self.commands if command.name == name)
 
 
-@dataclass(frozen=True)
-class CreateRequest:
-    """What a Modelfile asks for: the JSON fields of /api/create, the local files behind its digests
-    (absolute path -> digest, for `files`, `adapters` and `draft_files`), and what was dropped."""
-
-    body: Mapping[str, object]
-    uploads: Mapping[Path, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-
-
 def parse_modelfile(source: str | bytes) -> Modelfile:
     """Commands of a Modelfile; bytes may be UTF-8 or, with a byte order mark, UTF-16.
 
@@ -111,85 +95,6 @@ def read_modelfile(path: Path) -> Modelfile:
     if len(data) > MAX_BYTES:
         raise ModelfileError("ollama.modelfile-size", "file too large", path=path, limit=MAX_BYTES)
     return parse_modelfile(data)
-
-
-def to_create_request(modelfile: Modelfile, folder: Path, digest: Callable[[Path], str]) -> CreateRequest:
-    """The create request of a Modelfile that lies in `folder`.
-
-    digest: gives `sha256:<hex>` of a local file. Several FROM with existing paths add up (model, projector,
-    shards); one without an existing path is a model name, the last wins. Raises ModelfileError or
-    ParameterError with Ollama's text.
-    """
-    body: dict[str, object] = {}
-    parameters: dict[str, object] = {}
-    uploads: dict[Path, str] = {}
-    warnings: list[str] = []
-    licenses: list[str] = []
-    messages: list[dict[str, str]] = []
-
-    def add_files(key: str, paths: Sequence[Path]) -> None:
-        group = body.setdefault(key, {})
-        assert isinstance(group, dict)
-        for path in paths:
-            if path not in uploads:
-                uploads[path] = digest(path)
-            group[str(path)] = uploads[path]
-
-    for command in modelfile.commands:
-        name, args = command.name, command.args
-        match name:
-            case "model":
-                path = _resolve(args, folder)
-                if path.exists():
-                    add_files("files", _model_files(path))
-                else:
-                    body["from"] = args
-            case "adapter" | "draft":
-                path = _resolve(args, folder)
-                if not path.exists():
-                    if name == "draft":
-                        body["draft"] = args
-                        continue
-                    raise ModelfileError(
-                        "ollama.modelfile-file", f"stat {path}: no such file or directory", path=path
-                    )
-                taken = body.get("files")
-                if name == "draft" and isinstance(taken, dict) and str(path) in taken:
-                    raise ModelfileError(
-                        "ollama.modelfile-file",
-                        f"DRAFT must not reference the same local path as FROM: {path}",
-                        path=path,
-                    )
-                add_files("adapters" if name == "adapter" else "draft_files", _model_files(path))
-            case "template" | "system" | "renderer" | "parser":
-                body[name] = args
-            case "requires":
-                if not _VERSION.fullmatch(args):
-                    raise ModelfileError(
-                        "ollama.modelfile-requires",
-                        "requires must be a valid semver (e.g. 0.14.0)",
-                        value=args,
-                    )
-                body[name] = args
-            case "license":
-                licenses.append(args)
-            case "message":
-                role, _, content = args.partition(": ")
-                messages.append({"role": role, "content": content})
-            case _:
-                if kinds().get(name) == "deprecated":
-                    warnings.append(f"warning: parameter {name} is deprecated")
-                    continue
-                value = parse_parameter(name, args)
-                if kinds()[name] == "list":
-                    known = parameters.setdefault(name, [])
-                    assert isinstance(known, list)
-                    known.append(value)
-                else:
-                    parameters[name] = value
-    body |= {"license": licenses, "messages": messages, "parameters": parameters}
-    # Go leaves empty fields out of the JSON.
-    return CreateRequest({key: value for key, value in body.items() if value}, uploads, tuple(warnings))
 
 
 class _Scanner:
@@ -310,38 +215,3 @@ def _quote(text: str) -> str:
     if "\n" in text or text.startswith(" ") or text.endswith(" "):
         return f'"""{text}"""' if '"' in text else f'"{text}"'
     return text
-
-
-def _resolve(args: str, folder: Path) -> Path:
-    try:
-        path = Path(args).expanduser()
-    except RuntimeError:  # `~name` of nobody
-        path = Path(args)
-    return path if path.is_absolute() else folder / path
-
-
-def _model_files(path: Path) -> list[Path]:
-    """The file itself, or the GGUF files of a folder in name order."""
-    if not path.is_dir():
-        return [path]
-    if any(path.glob("*.safetensors")):
-        raise ModelfileError(
-            "ollama.modelfile-safetensors",
-            "the folder holds safetensors, which have to be converted",
-            path=path,
-        )
-    if files := sorted(path.glob("*.gguf")):
-        return files
-    raise ModelfileError("ollama.modelfile-empty", "no Modelfile or safetensors files found", path=path)
-
-
-__all__ = [
-    "Command",
-    "CreateRequest",
-    "Modelfile",
-    "ModelfileError",
-    "ParameterError",
-    "parse_modelfile",
-    "read_modelfile",
-    "to_create_request",
-]
