@@ -19,6 +19,7 @@ from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.name import parse_name
+from rfctl.ollama.probe import probe
 from rfctl.ollama.proof import Check, Verdict, check_chat, check_embedding
 from rfctl.ollama.recipe import Wishes, content_of, decide
 from rfctl.ollama.template import Message
@@ -197,7 +198,15 @@ class _Order:
 
     def create(self, file_name: str, source: str, size: int, uploaded: int) -> Push:
         body = {"model": self.name, "files": {file_name: source}, **self.recipe.body}
-        self.client.create(body, self.reporter)
+        try:
+            self.client.create(body, self.reporter)
+        except RfctlError as error:
+            # The server does not say why it refuses a file; a probe of a few kilobytes finds out.
+            if error.id == "ollama.gguf-refused" and self.candidate.size > self.candidate.data_offset:
+                found = probe(self.client, self.candidate.path)
+                if found.cause is not None:
+                    raise found.cause from error
+            raise
         present = self.client.find(self.name)
         if present is None:
             raise RfctlError("ollama.create-vanished", model=self.name, url=self.client.url)
