@@ -1,4 +1,4 @@
-"""`rfctl model check` and `rfctl model convert`: whole output and exit code, on directories of golden specs."""
+"""`rfctl model check` and `rfctl model convert`: whole output and exit code, on golden directories."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SOUND = """\
   as Q8_0        19.9 MB on disk, 24.1 MB in memory with 2048 tokens of context
   as Q4_K_M      12.7 MB on disk, 16.9 MB in memory with 2048 tokens of context
 
-who                         answer     because
-converter {version}             supported  rfctl writes it as llama
-llama.cpp b11434            supported  from b9453 on; b11434 lists llama
-ollama 0.24.0               supported  from 0.5.5 on; 0.24.0 lists llama
-ollama-importer 0.24.0      not known  only the importer of 0.33.0-rc2 has been read
+who                     answer     because
+{converter:<22}  supported  rfctl writes it as llama
+llama.cpp b11434        supported  from b9453 on; b11434 lists llama
+ollama 0.24.0           supported  from 0.5.5 on; 0.24.0 lists llama
+ollama-importer 0.24.0  not known  only the importer of 0.33.0-rc2 has been read
 
 note[model.data-unread]: Values are checked while the model is converted, not here
   why: A check reads headers only: NaN, infinities and values beyond float16 are found by the conversion
@@ -58,7 +58,7 @@ def test_a_sound_model(rfctl: Run, build: Callable[..., Path], tmp_path: Path) -
 
     folder = build("cases", "llama2-spm")
     result = rfctl("model", "check", folder.name, "--for", "ollama@0.24.0", "--num-ctx", "2048")
-    assert result.out == SOUND.format(path=tmp_path, version=__version__)
+    assert result.out == SOUND.format(path=tmp_path, converter=f"converter {__version__}")
     assert (result.err, result.code) == ("", 0)
 
 

@@ -200,9 +200,9 @@ def _encode_merges(merges: Any) -> list[bytes]:
     if merges and isinstance(merges[0], str):
         return [merge.encode() for merge in merges]
     joined = [f"{left} {right}" for left, right in merges]
-    for number, merge in enumerate(joined):
-        if merge.count(" ") > 1:  # a space inside a half would be taken for the one between the halves
-            joined[number] = " ".join(half.replace(" ", "\u0120") for half in merges[number])
+    if "".join(joined).count(" ") != len(joined):
+        # A space inside a half would be taken for the one between the halves.
+        joined = [" ".join(half.replace(" ", "\u0120") for half in pair) for pair in merges]
     return [merge.encode() for merge in joined]
 
 

@@ -109,7 +109,7 @@ def allows_quantization(name: str, shape: Sequence[int]) -> bool:
     keep = _load()["keep"]
     if not name.endswith(keep["not_ending_in"]) or name in keep["names"]:
         return False
-    return not any(part in name for part in keep["parts"])
+    return not _kept_parts().search(name)
 
 
 def fallback_type(wanted: str, columns: int) -> str:
@@ -203,6 +203,11 @@ def _significant(shape: Sequence[int]) -> Sequence[int]:
     while end > 1 and shape[end - 1] == 1:
         end -= 1
     return shape[:end]
+
+
+@cache
+def _kept_parts() -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(part) for part in _load()["keep"]["parts"]))
 
 
 @cache
