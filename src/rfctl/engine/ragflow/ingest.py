@@ -180,12 +180,14 @@ async def _cut(run: Run, document: sqlite3.Row, config: dict[str, Any]) -> list[
 
     suffix = document["suffix"].lower()
     kind = suffix if suffix == "pdf" or suffix in extract.TEXT_KINDS else "txt"
-    pages = [(int(first), int(end)) for first, end in config.get("pages") or ()] if kind == "pdf" else None
+    pages = [(pair[0], pair[1]) for pair in config.get("pages") or () if len(pair) == 2]
     if kind != "pdf":
         run.scope = "Page(1~100000000): "
         await run.log("Start to parse.", 0.05)
     path = run.state.document_dir / document["id"]
-    extraction = await asyncio.to_thread(extract.extract, path, kind, on_page=on_page, pages=pages or None)
+    extraction = await asyncio.to_thread(
+        extract.extract, path, kind, on_page=on_page, pages=pages if kind == "pdf" and pages else None
+    )
     if not run.scope:
         run.scope = f"Page(1~{len(extraction.pages)}): "
         await run.log("Start to parse.", 0.05)
