@@ -116,3 +116,43 @@ def test_a_template_without_end_is_stopped() -> None:
     with pytest.raises(TemplateError):
         render_isolated(Template(loop), [[]], deadline_seconds=1.5)
     assert time.monotonic() - started < 10
+
+
+# What a Go template of servers before 0.30 cannot do, or what the recorded template adds to its family.
+_DIFFERENT = {
+    "chatml-default-system": "a default system prompt, and trimmed contents",
+    "deepseek-r1/multi-turn": "earlier reasoning is cut out of the history",
+    "llama3-no-add-bos": "the template writes BOS itself",
+    "llama3-tools": "an empty system turn, and trimmed contents",
+    "llama3/system-user": "trimmed contents",
+    "gemma/system-user": "trimmed contents",
+}
+
+
+def test_go_templates_render_what_the_models_own_templates_render(golden: Path) -> None:
+    from rfctl.engine.ollama.go_execute import execute
+    from rfctl.engine.ollama.go_template import parse
+
+    equal = 0
+    for case in load_templates(golden):
+        family = recognise_family(case["jinja"])
+        if family is None:
+            continue
+        template = parse(family.template)
+        for conversation in case["conversations"]:
+            messages = conversation["messages"]
+            data = {
+                "Messages": [{"Role": m["role"], "Content": m["content"]} for m in messages],
+                "System": "\n\n".join(m["content"] for m in messages if m["role"] == "system"),
+                "Prompt": "",
+                "Response": "",
+            }
+            rendered = execute(template, data)
+            if f"{case['family']}/{conversation['name']}" in _DIFFERENT:
+                assert rendered != conversation["rendered"]
+                continue
+            if case["family"] in _DIFFERENT:
+                continue
+            assert rendered == conversation["rendered"], (family.name, conversation["name"])
+            equal += 1
+    assert equal >= 29

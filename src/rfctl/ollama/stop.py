@@ -41,7 +41,7 @@ def _ending_names() -> frozenset[str]:
 def derive_stops(candidate: Candidate, family: Family | None) -> Stops:
     """The stops of a chat model; family adds its own (start tokens of turns, plain-text headers)."""
     texts = list(family.stops) if family is not None else []
-    end = _find_end(candidate)
+    end = _find_end(candidate, texts)
     if not end:
         return Stops(tuple(texts), "", None)
     index = candidate.special_tokens.get(end)
@@ -52,8 +52,9 @@ def derive_stops(candidate: Candidate, family: Family | None) -> Stops:
     return Stops(tuple(texts), end, ends_itself, unreachable)
 
 
-def _find_end(candidate: Candidate) -> str:
-    """The text between an answer and the next turn: its first special token, else its first line."""
+def _find_end(candidate: Candidate, known: list[str]) -> str:
+    """The text between an answer and the next turn: its first special token, else a known stop, else its
+    first line."""
     if not candidate.template.text:
         return ""
     messages = (
@@ -75,4 +76,7 @@ def _find_end(candidate: Candidate) -> str:
     for length in range(min(MAX_END, len(tail)), 0, -1):
         if tail[:length] in candidate.special_tokens:
             return tail[:length]
+    for text in known:
+        if tail.startswith(text):
+            return text
     return tail.splitlines()[0].rstrip()[:MAX_END]
