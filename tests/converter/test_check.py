@@ -210,6 +210,13 @@ def test_shards_promise_each_other_without_an_index(golden: Path, folder: Path) 
     assert report.errors[0].params["file"] == "model-00002-of-00002.safetensors"
 
 
+def test_an_indexed_file_may_have_any_name(golden: Path, folder: Path) -> None:
+    spec = load_spec(golden, "cases", "mistral")
+    for number, shard in enumerate(spec["shards"]):
+        shard["file"] = f"part-{number}.safetensors"
+    assert check(build(golden, spec, folder)).will_work
+
+
 @pytest.mark.parametrize(
     ("file", "id"),
     [("pytorch_model.bin", "model.weights-pickled"), ("model.gguf", "model.weights-gguf")],

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rfctl.converter.check_template import starts_with
 from rfctl.converter.check_tensor import compare_tensors
 from rfctl.converter.check_tokenizer import (
     TokenizerFiles,
     compare_rows,
     examine_tokenizer,
     guess_kind,
-    starts_twice,
 )
 from rfctl.converter.check_weight import (
     Weights,
@@ -182,9 +182,11 @@ def _examine_template(facts: Facts) -> None:
     if not facts.files.template:
         facts.findings.append(Finding("model.template-missing", Severity.WARN))
         return
-    adds_bos = facts.draft.get("tokenizer.ggml.add_bos_token")
-    is_twice = starts_twice(facts.files.template, facts.files.bos, adds_bos is not False)
-    if is_twice is None:
+    bos = facts.files.bos
+    if not bos or facts.draft.get("tokenizer.ggml.add_bos_token") is False:
+        return
+    is_first = starts_with(facts.files.template, bos)
+    if is_first is None:
         facts.findings.append(Finding("model.template-broken", Severity.WARN))
-    elif is_twice:
-        facts.findings.append(Finding("model.bos-twice", Severity.INFO, {"bos": facts.files.bos}))
+    elif is_first:
+        facts.findings.append(Finding("model.bos-twice", Severity.INFO, {"bos": bos}))

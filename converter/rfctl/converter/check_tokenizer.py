@@ -115,37 +115,6 @@ def compare_rows(path: Path, config: Mapping[str, Any], tensors: Mapping[str, So
     ]
 
 
-def starts_twice(template: str, bos: str, adds_bos: bool) -> bool | None:
-    """Whether a rendered conversation begins with `bos` while the vocabulary adds it as well.
-
-    None when the template cannot be rendered. The template runs in an immutable sandbox.
-    """
-    if not template or not bos or not adds_bos:
-        return False
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> str:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda pattern: ""
-    try:
-        text = environment.from_string(template).render(
-            messages=[{"role": "user", "content": "a"}],
-            bos_token=bos,
-            eos_token="",
-            add_generation_prompt=True,
-        )
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError):
-        return None
-    return text.startswith(bos)
-
-
 def _largest_id(tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> int:
     vocabulary = model.get("vocab")
     largest = -1

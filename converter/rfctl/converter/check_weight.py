@@ -43,7 +43,8 @@ def examine_weights(path: Path) -> tuple[Weights, list[Finding]]:
         index = read_index(path)
     except RfctlError as error:
         findings.append(from_error(error))
-    present = sorted(file for file in path.glob("model*.safetensors") if file.is_file())
+    named = {path / name for name in index.values()} if index else set()
+    present = sorted(file for file in {*path.glob("model*.safetensors"), *named} if file.is_file())
     absent = _absent_files(present, index)
     if absent:
         names = shorten(absent)

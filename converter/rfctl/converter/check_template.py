@@ -1,0 +1,95 @@
+"""What a chat template writes first. Templates are programs of strangers: sandboxed, with a budget."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import FrameType
+from typing import Any
+
+_STEPS = 200_000
+_LENGTH = 1_000_000
+_WIDE = re.compile(r"\d{5}")
+
+
+class _SpentError(Exception):
+    """The template used up its budget."""
+
+
+def starts_with(template: str, bos: str) -> bool | None:
+    """Whether a rendered conversation of one question begins with the text `bos`.
+
+    None when the template cannot be rendered within its budget.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        compiled = _compile(template)
+        with _Budget(_STEPS):
+            pieces = compiled.generate(
+                messages=[{"role": "user", "content": "a"}],
+                bos_token=bos,
+                eos_token="",
+                add_generation_prompt=True,
+            )
+            text = ""
+            for piece in pieces:
+                text += piece
+                if len(text) >= _LENGTH:
+                    raise _SpentError
+    except (TemplateError, _SpentError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError):
+        return None
+    except (RecursionError, MemoryError):
+        return None
+    return text.startswith(bos)
+
+
+def _compile(template: str) -> Any:
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Environment(ImmutableSandboxedEnvironment):
+        # Operators that make much out of little.
+        intercepted_binops = frozenset({"*", "**", "%"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            is_number = isinstance(left, int | float) and isinstance(right, int | float)
+            if operator == "**" and not (is_number and abs(left) < 1 << 20 and abs(right) < 16):
+                raise _SpentError
+            if operator == "*" and not is_number:
+                sizes = [side if isinstance(side, int) else len(side) for side in (left, right)]
+                if sizes[0] * sizes[1] > _LENGTH:
+                    raise _SpentError
+            if operator == "%" and isinstance(left, str) and _WIDE.search(left):
+                raise _SpentError
+            return super().call_binop(context, operator, left, right)
+
+    def refuse(message: str) -> str:
+        raise TemplateError(message)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda pattern: ""
+    return environment.from_string(template)
+
+
+class _Budget:
+    """Raises _SpentError after `steps` lines of Python; jinja compiles a template to Python."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = sys.gettrace()
+        sys.settrace(self._count)
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(self._before)
+
+    def _count(self, frame: FrameType, event: str, argument: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise _SpentError
+        return self._count
