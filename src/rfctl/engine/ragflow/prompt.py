@@ -66,7 +66,9 @@ def build(
         if over <= 0:
             return prompt
         if len(kept) > 1:
-            kept.pop()
+            # Several at once: every round counts the whole prompt anew.
+            while len(kept) > 1 and over > 0:
+                over -= max(1, int(count_tokens(kept.pop().content) * _MARGIN))
         elif len(history) > 1:
             history.pop(0)
             while len(history) > 1 and history[0]["role"] != "user":
