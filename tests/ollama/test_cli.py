@@ -162,3 +162,24 @@ def test_push_of_a_directory_that_will_not_work(
     assert done.code == 5, done.err
     assert "error[ollama.push-check]" in done.err
     assert not server.blobs
+
+
+def test_a_model_of_somebody_else_is_not_replaced_without_consent(
+    run: Callable[..., Any], server: Keeper, tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "m.gguf")
+    server.models["m:latest"] = {"digest": "e" * 64, "served": "0", "body": {}}
+    refused = run("model", "push", "m.gguf", "m", "--no-verify")
+    assert refused.code == 7
+    assert "error[cli.needs-yes]" in refused.err
+    assert server.models["m:latest"]["digest"] == "e" * 64
+    assert run("model", "push", "m.gguf", "m", "--no-verify", "--yes").code == 0
+    assert run("model", "push", "m.gguf", "m", "--no-verify", "--num-ctx", "64").code == 0
+
+
+def test_help_is_in_both_languages(run: Callable[..., Any]) -> None:
+    english, chinese = run("model", "push", "--help"), run("model", "push", "--lang", "zh", "--help")
+    for option in ("--quantize", "--num-ctx", "--system", "--template", "--modelfile", "--no-verify"):
+        assert option in english.out
+        assert option in chinese.out
+    assert "上下文" in chinese.out

@@ -261,3 +261,30 @@ def test_faults_leave_no_entry_in_the_ledger(tmp_path: Path) -> None:
             assert caught.value.id == id
         server.create_lines = None
         assert not push(client, path, "tiny", ledger_path=ledger).unchanged
+
+
+def test_a_ledger_that_cannot_be_written_does_not_undo_the_push(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "file").write_text("")
+    with keeper(path) as server, OllamaClient(server.url) as client:
+        result = push(client, path, "tiny", ledger_path=tmp_path / "file" / "ledger.json")
+        assert result.verdict is Verdict.PASSED
+        assert "tiny:latest" in server.models
+
+
+def test_two_pushes_at_once_both_reach_the_ledger(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    path, ledger = write_gguf(tmp_path / "tiny.gguf"), tmp_path / "ledger.json"
+    with keeper(path) as server:
+
+        def work(name: str) -> Push:
+            with OllamaClient(server.url) as client:
+                return push(client, path, name, ledger_path=ledger, verify=False)
+
+        names = ["a", "b", "c"]
+        with ThreadPoolExecutor(3) as pool:
+            assert [result.name for result in pool.map(work, names)] == [f"{name}:latest" for name in names]
+        # Whoever was overtaken is pushed again, nothing is broken.
+        assert all(work(name).name for name in names)
+        assert all(work(name).unchanged for name in names)

@@ -119,6 +119,7 @@ def push(
             quantize=quantize,
             verify=not no_verify,
             modelfile_folder=modelfile.parent if modelfile is not None else None,
+            yes=yes,
         )
         print_push(app, result, client.url)
     if result.verdict.value == "failed":

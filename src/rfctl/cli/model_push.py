@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,13 @@ def push_source(
     quantize: str | None = None,
     verify: bool = True,
     modelfile_folder: Path | None = None,
+    yes: bool = False,
 ) -> Push:
     """Push a GGUF file, or check, convert and push a model directory.
 
     The converted file lives in the cache folder and is deleted afterwards; its header and digest are kept, so
-    that pushing the same directory again neither converts nor hashes.
+    that pushing the same directory again neither converts nor hashes. A model of that name that was not
+    pushed from here is replaced only with consent (yes, or asked on the terminal; else RefusedError).
     """
     from rfctl.ollama.push import push_file
 
@@ -42,6 +45,7 @@ def push_source(
     _check_from(source, wishes, modelfile_folder)
     name = name or default_name(source)
     ledger = app.directories.data / _LEDGER
+    _ask_to_replace(app, client, name, ledger, yes)
     if source.is_dir():
         return _push_directory(app, client, source, name, wishes, quantize or "auto", verify, ledger)
     if quantize is not None:
@@ -62,7 +66,17 @@ def default_name(source: Path) -> str:
 def print_push(app: App, result: Push, url: str) -> None:
     """The report of a push, as JSON or for people."""
     out = app.out
-    out.report(result)
+    checks = [
+        {
+            "id": check.id,
+            "verdict": check.verdict,
+            "message": out.text(check.id, **check.params),
+            "params": check.params,
+        }
+        for check in result.checks
+    ]
+    document: dict[str, object] = {item.name: getattr(result, item.name) for item in fields(result)}
+    out.report({**document, "url": url, "verdict": result.verdict, "checks": checks})
     if not out.is_human:
         return
     if result.unchanged:
@@ -121,6 +135,21 @@ def _push_directory(
     finally:
         gguf.unlink(missing_ok=True)
     return pushed
+
+
+def _ask_to_replace(app: App, client: OllamaClient, name: str, ledger: Path, yes: bool) -> None:
+    from rfctl.cli.consent import confirm
+    from rfctl.ollama.ledger import Ledger
+    from rfctl.ollama.name import parse_name
+
+    present = client.find(name)
+    if present is None or yes:
+        return
+    known = Ledger(ledger).find(client.url, str(parse_name(name)))
+    if known is None or known.manifest != present.digest:
+        size = human_bytes(present.size)
+        action = app.out.text("ollama.replace-action", name=present.name, size=size, url=client.url)
+        confirm(app, action, yes=False)
 
 
 def _check_directory(app: App, client: OllamaClient, source: Path) -> None:

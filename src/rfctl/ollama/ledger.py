@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.core.file import write_atomic
+from rfctl.core.progress import SILENT, Reporter
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20
@@ -35,17 +36,20 @@ class Entry:
 
 
 class Ledger:
-    """Reads the file once; every change is written at once. A broken or missing file is an empty ledger."""
+    """A broken or missing file is an empty ledger; every change is written at once, on top of what another
+    process may have written meanwhile. A ledger that cannot be written is a warning: the push is done."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, reporter: Reporter = SILENT) -> None:
         self._path = path
+        self._reporter = reporter
         self._document: dict[str, Any] = {"schema": SCHEMA, "models": {}, "files": {}}
-        if path is not None:
-            self._load(path)
+        self._load()
 
-    def _load(self, path: Path) -> None:
+    def _load(self) -> None:
+        if self._path is None:
+            return
         try:
-            with path.open("rb") as file:
+            with self._path.open("rb") as file:
                 document = json.loads(file.read(MAX_BYTES))
         except (OSError, ValueError):
             return
@@ -66,9 +70,7 @@ class Ledger:
             return None
 
     def record(self, url: str, name: str, entry: Entry) -> None:
-        """Raises OSError when the ledger cannot be written."""
-        self._document["models"][f"{url} {name.lower()}"] = asdict(entry)
-        self._save()
+        self._change("models", f"{url} {name.lower()}", asdict(entry))
 
     def find_digest(self, path: Path, variant: str) -> str:
         """The remembered digest of an unchanged file; variant names what is put in front of it. "" if new."""
@@ -78,9 +80,7 @@ class Ledger:
         return ""
 
     def record_digest(self, path: Path, variant: str, digest: str) -> None:
-        files = self._document["files"]
-        files[_key(path, variant)] = {"stamp": _stamp(path), "digest": digest}
-        self._save()
+        self._change("files", _key(path, variant), {"stamp": _stamp(path), "digest": digest})
 
     def find_source(self, fingerprint: str) -> Mapping[str, str]:
         """Digests of what a model directory was converted to, by variant; empty when it is new or changed."""
@@ -88,16 +88,22 @@ class Ledger:
         return item if isinstance(item, dict) else {}
 
     def record_source(self, fingerprint: str, digests: Mapping[str, str]) -> None:
-        self._document["files"][f"directory {fingerprint}"] = dict(digests)
-        self._save()
+        self._change("files", f"directory {fingerprint}", dict(digests))
 
-    def _save(self) -> None:
-        if self._path is not None:
-            files = self._document["files"]
-            while len(files) > MAX_FILES:
-                files.pop(next(iter(files)))
-            text = json.dumps(self._document, ensure_ascii=False, indent=1)
+    def _change(self, table: str, key: str, value: object) -> None:
+        self._load()
+        self._document[table].pop(key, None)
+        self._document[table][key] = value
+        files = self._document["files"]
+        while len(files) > MAX_FILES:
+            files.pop(next(iter(files)))
+        if self._path is None:
+            return
+        text = json.dumps(self._document, ensure_ascii=False, indent=1)
+        try:
             write_atomic(self._path, text.encode(), mode=0o600)
+        except OSError as error:
+            self._reporter.warn("ollama.ledger-unwritable", path=self._path, detail=str(error))
 
 
 def fingerprint_directory(folder: Path, *facts: str) -> str:

@@ -110,7 +110,9 @@ def push_file(
     reporter: Reporter = SILENT,
 ) -> Push:
     """`push` with all wishes in one value."""
-    order = _Order(client, read_candidate(gguf), name, wishes, Ledger(ledger_path), verify, reporter)
+    order = _Order(
+        client, read_candidate(gguf), name, wishes, Ledger(ledger_path, reporter), verify, reporter
+    )
     content = content_of(order.candidate, order.recipe)
     source = _find_digest(content, order)
     if known := order.find_unchanged(source):
@@ -134,7 +136,7 @@ def push_again(
         candidate = read_candidate(sketch.header, header_only=True)
     except (OSError, GgufError):
         return None
-    order = _Order(client, candidate, name, wishes, Ledger(ledger_path), verify, reporter)
+    order = _Order(client, candidate, name, wishes, Ledger(ledger_path, reporter), verify, reporter)
     source = sketch.digests.get(order.variant, "")
     size = int(sketch.digests.get(f"{order.variant}-size", "0"))
     if not source:
