@@ -1,0 +1,170 @@
+"""Asking an assistant, with the answer's sources, in one piece or as a stream."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rfctl.core.error import RfctlError, UsageError
+from rfctl.ragflow_client.chat import Chat
+from rfctl.ragflow_client.failure import ServerError, shorten
+from rfctl.ragflow_client.record import check_ids, mapping, record, records, text
+from rfctl.ragflow_client.reference import Source, number_sources
+from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
+
+_ERROR = "**ERROR**"
+_THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)\s*", re.DOTALL)
+SESSION_NAME = "rfctl"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A conversation of an assistant."""
+
+    id: str
+    name: str
+    chat_id: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with citations `[1]`... that are the numbers of `sources`.
+
+    sources    cited passages first, in the order of their marks, then the others that the model was given
+    thought    what a reasoning model wrote before the answer
+    """
+
+    text: str
+    sources: tuple[Source, ...]
+    session_id: str
+    thought: str = ""
+
+    @property
+    def cited(self) -> tuple[Source, ...]:
+        return tuple(source for source in self.sources if source.cited)
+
+
+def open_session(api: Api, chat: Chat, name: str = SESSION_NAME) -> Session:
+    """Begin a conversation. Old servers ignore a question that comes without one."""
+    path = f"/chats/{_id(chat.id)}/sessions"
+    row = record(api.call("POST", path, json={"name": name}), path)
+    return Session(text(row, "id"), text(row, "name"), chat.id)
+
+
+def list_sessions(api: Api, chat: Chat) -> tuple[Session, ...]:
+    """The newest hundred conversations."""
+    path = f"/chats/{_id(chat.id)}/sessions"
+    rows = records(api.call("GET", path, params={"page": 1, "page_size": 100}), path)
+    return tuple(Session(text(row, "id"), text(row, "name"), chat.id) for row in rows)
+
+
+def remove_session(api: Api, session: Session) -> None:
+    path = f"/chats/{_id(session.chat_id)}/sessions"
+    api.call("DELETE", path, json={"ids": check_ids([session.id])})
+
+
+def ask(api: Api, chat: Chat, question: str, session: Session | None = None) -> Answer:
+    """Ask and wait for the whole answer: only this way the server adds citations the model left out.
+
+    Raises RfctlError `chat.model-failed` (the model or the embedding service), `chat.answer-empty`,
+    UsageError `retrieval.question-empty`, and what a call raises. Waits up to ten minutes.
+    """
+    if not question.strip():
+        raise UsageError("retrieval.question-empty")
+    session = session or open_session(api, chat)
+    body = {"question": question, "session_id": session.id, "stream": False}
+    path = f"/chats/{_id(chat.id)}/completions"
+    try:
+        data = mapping(api.call("POST", path, json=body, read_seconds=ANSWER_SECONDS))
+    except ServerError as error:
+        raise _translate(error, chat) from error
+    if "answer" not in data:
+        raise ServerError("ragflow.shape", url=path, detail=shorten(str(dict(data))[:200]))
+    return _answer(text(data, "answer"), data.get("reference"), session.id, chat)
+
+
+def ask_stream(
+    api: Api, chat: Chat, question: str, show: Callable[[str], None], session: Session | None = None
+) -> Answer:
+    """Ask and hand over the text as it comes; the answer at the end is put together by `join_frames`.
+
+    The stream of RAGFlow 0.24, 0.26.4 and later carries no citation that the server would add. Raises as
+    `ask`.
+    """
+    if not question.strip():
+        raise UsageError("retrieval.question-empty")
+    session = session or open_session(api, chat)
+    body = {"question": question, "session_id": session.id, "stream": True}
+    frames = api.stream(f"/chats/{_id(chat.id)}/completions", body)
+    try:
+        whole, reference = join_frames((mapping(frame.get("data")) for frame in frames), show)
+    except ServerError as error:
+        raise _translate(error, chat) from error
+    return _answer(whole, reference, session.id, chat)
+
+
+def join_frames(
+    frames: Iterable[Mapping[str, Any]], show: Callable[[str], None] = lambda _: None
+) -> tuple[str, object]:
+    """The text and the reference of a stream, whichever version sent it.
+
+    Without the key `final` (up to 0.23) each frame holds the whole text so far; with it false is new text,
+    and true the whole text or, where that is empty (0.24, 0.26.4 and later), the end. `show` gets only new
+    text.
+    """
+    whole = ""
+    reference: object = {}
+    thinking = False
+    for frame in frames:
+        piece = text(frame, "answer")
+        if piece.startswith(_ERROR):
+            raise ServerError("chat.model-failed", message=piece, detail=_words(piece))
+        if frame.get("start_to_think") is True and not thinking:
+            thinking, whole = True, whole + "<think>"
+        if frame.get("end_to_think") is True and thinking:
+            thinking, whole = False, whole + "</think>"
+        if "final" not in frame or (frame["final"] is True and piece):
+            if piece.startswith(whole):
+                show(piece[len(whole) :])
+            whole = piece
+        elif frame["final"] is False and piece not in ("<think>", "</think>"):
+            whole += piece
+            if not thinking:
+                show(piece)
+        found = frame.get("reference")
+        if isinstance(found, Mapping) and found.get("chunks"):
+            reference = found
+    return whole, reference
+
+
+def _answer(whole: str, reference: object, session_id: str, chat: Chat) -> Answer:
+    if whole.lstrip().startswith(_ERROR):
+        raise RfctlError("chat.model-failed", name=chat.name, detail=_words(whole))
+    thought = _THOUGHT.match(whole)
+    spoken = whole[thought.end() :] if thought else whole
+    chunks = mapping(reference).get("chunks")
+    if isinstance(chunks, Mapping):  # some versions number them in an object
+        chunks = list(chunks.values())
+    rewritten, sources = number_sources(spoken.strip(), records(chunks or [], "reference"))
+    if not rewritten and not sources:
+        raise RfctlError("chat.answer-empty", name=chat.name)
+    return Answer(rewritten, sources, session_id, thought[1].strip() if thought else "")
+
+
+def _translate(error: ServerError, chat: Chat) -> RfctlError:
+    """Errors of the models come as codes 100 and 500; those of the request keep their own."""
+    if error.id == "chat.model-failed":
+        return RfctlError("chat.model-failed", name=chat.name, detail=error.params["detail"])
+    if error.id == "ragflow.refused" and error.code in (100, 500):
+        return RfctlError("chat.model-failed", name=chat.name, detail=error.message)
+    return error
+
+
+def _words(text: str) -> str:
+    return shorten(text.strip().removeprefix(_ERROR).lstrip(": "))
+
+
+def _id(id: str) -> str:
+    return check_ids([id])[0]

@@ -1,0 +1,203 @@
+"""One object for one RAGFlow server: `connect(url, key)` and then datasets, documents, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rfctl.core.progress import SILENT, Reporter
+from rfctl.ragflow_client import chat as chat_room
+from rfctl.ragflow_client import dataset as dataset_room
+from rfctl.ragflow_client import document as document_room
+from rfctl.ragflow_client.answer import SESSION_NAME, Answer, Session, ask, ask_stream, open_session
+from rfctl.ragflow_client.chat import Chat, ChatOptions
+from rfctl.ragflow_client.dataset import Dataset, ParserOptions
+from rfctl.ragflow_client.document import Document
+from rfctl.ragflow_client.model import Kind, Model, list_models
+from rfctl.ragflow_client.parse import Patience
+from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models
+from rfctl.ragflow_client.report import UploadReport
+from rfctl.ragflow_client.retrieval import Retrieval, search
+from rfctl.ragflow_client.server import Server, detect
+from rfctl.ragflow_client.transport import Api
+from rfctl.ragflow_client.upload import upload_files
+
+
+def connect(base_url: str, api_key: str) -> Ragflow:
+    """A client that has made sure of the server.
+
+    Raises UsageError (URL, no RAGFlow, before 0.25), AuthError (key), UnreachableError.
+    """
+    client = Ragflow(Api(base_url, api_key))
+    try:
+        _ = client.server
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+class Ragflow:
+    """The functions of this package with one connection. Names are resolved exactly; ids are taken too."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    @property
+    def url(self) -> str:
+        return self.api.url
+
+    @cached_property
+    def server(self) -> Server:
+        return detect(self.api)
+
+    def close(self) -> None:
+        self.api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- models ---------------------------------------------------------------------------------
+
+    def models(self, kind: Kind) -> tuple[Model, ...]:
+        return list_models(self.api, kind)
+
+    def ensure_models(
+        self,
+        *,
+        ollama_url: str,
+        chat: ModelSpec | None = None,
+        embedding: ModelSpec | None = None,
+        prove: bool = True,
+        reporter: Reporter = SILENT,
+    ) -> Registration:
+        return ensure_models(
+            self.api, ollama_url=ollama_url, chat=chat, embedding=embedding, prove=prove, reporter=reporter
+        )
+
+    # -- datasets and documents -----------------------------------------------------------------
+
+    def datasets(self) -> tuple[Dataset, ...]:
+        return dataset_room.list_datasets(self.api)
+
+    def find_dataset(self, name: str) -> Dataset | None:
+        return dataset_room.find_dataset(self.api, name)
+
+    def dataset(self, name: str) -> Dataset:
+        return dataset_room.get_dataset(self.api, name)
+
+    def create_dataset(
+        self,
+        name: str,
+        *,
+        embedding_model: str = "",
+        options: ParserOptions | None = None,
+    ) -> tuple[Dataset, bool]:
+        return dataset_room.create_dataset(self.api, name, embedding_model=embedding_model, options=options)
+
+    def edit_dataset(
+        self, target: Dataset, *, name: str = "", options: ParserOptions | None = None
+    ) -> tuple[Dataset, bool]:
+        return dataset_room.edit_dataset(self.api, target, name=name, options=options)
+
+    def remove_dataset(self, target: Dataset) -> None:
+        dataset_room.remove_dataset(self.api, target)
+
+    def upload(
+        self,
+        target: Dataset,
+        paths: Sequence[Path],
+        *,
+        replace: bool = False,
+        parse: bool = True,
+        patience: Patience | None = None,
+        reporter: Reporter = SILENT,
+    ) -> UploadReport:
+        return upload_files(
+            self.api,
+            target,
+            paths,
+            replace=replace,
+            parse=parse,
+            reads_scans=self.reads_scans(target),
+            patience=patience,
+            reporter=reporter,
+        )
+
+    def reads_scans(self, target: Dataset) -> bool:
+        """Whether text in images is recognised; the embedded engine and "Plain Text" do not."""
+        return not self.server.is_embedded and target.parser_config.get("layout_recognize") != "Plain Text"
+
+    def documents(self, target: Dataset) -> tuple[Document, ...]:
+        return document_room.list_documents(self.api, target)
+
+    def remove_documents(self, target: Dataset, names: Sequence[str]) -> tuple[Document, ...]:
+        """Delete documents by name or id; returns them. Nothing is deleted when one is unknown."""
+        found = document_room.find_documents(self.api, target, names)
+        document_room.remove_documents(self.api, target, found)
+        return found
+
+    def search(
+        self,
+        targets: Sequence[Dataset],
+        question: str,
+        *,
+        limit: int = 6,
+        similarity_threshold: float = 0.2,
+        vector_similarity_weight: float = 0.3,
+    ) -> Retrieval:
+        return search(
+            self.api,
+            targets,
+            question,
+            limit=limit,
+            similarity_threshold=similarity_threshold,
+            vector_similarity_weight=vector_similarity_weight,
+        )
+
+    # -- assistants -----------------------------------------------------------------------------
+
+    def chats(self) -> tuple[Chat, ...]:
+        return chat_room.list_chats(self.api)
+
+    def find_chat(self, name: str) -> Chat | None:
+        return chat_room.find_chat(self.api, name)
+
+    def chat(self, name: str) -> Chat:
+        return chat_room.get_chat(self.api, name)
+
+    def create_chat(
+        self,
+        name: str,
+        datasets: Sequence[Dataset],
+        *,
+        model: str = "",
+        options: ChatOptions | None = None,
+    ) -> tuple[Chat, bool]:
+        return chat_room.create_chat(self.api, name, datasets, model=model, options=options)
+
+    def remove_chat(self, target: Chat) -> None:
+        chat_room.remove_chat(self.api, target)
+
+    def open_session(self, target: Chat, name: str = SESSION_NAME) -> Session:
+        return open_session(self.api, target, name)
+
+    def ask(self, target: Chat, question: str, session: Session | None = None) -> Answer:
+        return ask(self.api, target, question, session)
+
+    def ask_stream(
+        self,
+        target: Chat,
+        question: str,
+        show: Callable[[str], None],
+        session: Session | None = None,
+    ) -> Answer:
+        return ask_stream(self.api, target, question, show, session)

@@ -1,0 +1,229 @@
+"""Making the models of an Ollama server usable in RAGFlow, without its web page (0.26 and later).
+
+Order and traps: provider_api_service.py of v0.27.0. An instance is looked for before it is made, because a
+repeated name makes `local(1)`; the server tests only the first model, so every chat model is called by us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.progress import SILENT, Reporter
+from rfctl.ragflow_client.failure import ServerError, UncertainError, shorten
+from rfctl.ragflow_client.model import Kind, Model, choose_model, default_model
+from rfctl.ragflow_client.record import records, text
+from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
+
+PROVIDER = "Ollama"
+INSTANCE = "local"
+_KEY = "x"  # Ollama has none, but 0.26.0-0.26.2 require a value
+_ERROR = "**ERROR**"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model of the Ollama server. max_tokens: its context length, which must equal its `num_ctx`."""
+
+    name: str
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What the account uses now. changed: whether anything had to be done."""
+
+    instance: str
+    chat: Model | None
+    embedding: Model | None
+    changed: bool
+
+
+def ensure_models(
+    api: Api,
+    *,
+    ollama_url: str,
+    chat: ModelSpec | None = None,
+    embedding: ModelSpec | None = None,
+    prove: bool = True,
+    reporter: Reporter = SILENT,
+) -> Registration:
+    """Register models, make them the defaults, and prove by a call that the chat model answers.
+
+    ollama_url: Ollama as the RAGFlow SERVER sees it (from a container: http://host.docker.internal:11434).
+    Raises UsageError `ragflow.no-providers` (0.25), RfctlError `ragflow.ollama-unreachable`,
+    `ragflow.model-not-there`, `ragflow.model-fails`, and what a call raises.
+    """
+    wanted: list[tuple[Kind, ModelSpec]] = []
+    if chat is not None:
+        wanted.append(("chat", _tagged(chat)))
+    if embedding is not None:
+        wanted.append(("embedding", _tagged(embedding)))
+    with reporter.stage("ragflow.stage-models", total=len(wanted), unit="items") as stage:
+        changed = _add_provider(api)
+        _check_offer(api, ollama_url, [spec.name for _, spec in wanted])
+        instance, made = _ensure_instance(api, ollama_url, wanted)
+        changed |= made
+        models: dict[str, Model] = {}
+        for kind, spec in wanted:
+            stage.update(detail=spec.name)
+            changed |= _ensure_model(api, instance, kind, spec, reporter)
+            if kind == "chat" and prove:
+                _prove(api, instance, spec.name)
+            changed |= _set_default(api, instance, kind, spec.name)
+            models[kind] = choose_model(api, kind, f"{spec.name}@{instance}@{PROVIDER}")
+            stage.advance(1)
+    return Registration(instance, models.get("chat"), models.get("embedding"), changed)
+
+
+def _tagged(spec: ModelSpec) -> ModelSpec:
+    """Ollama lists `name:latest` for `name`, and RAGFlow compares the text."""
+    name = spec.name if ":" in spec.name.rsplit("/", 1)[-1] else f"{spec.name}:latest"
+    return ModelSpec(name, spec.max_tokens)
+
+
+def _add_provider(api: Api) -> bool:
+    try:
+        api.call("PUT", "/providers", json={"provider_name": PROVIDER}, repeatable=True)
+    except ServerError as error:
+        if error.id == "ragflow.route-missing":
+            raise UsageError("ragflow.no-providers") from error
+        if "already exists" not in error.message:
+            raise
+        return False
+    return True
+
+
+def _check_offer(api: Api, ollama_url: str, names: list[str]) -> None:
+    """Ask the server to list that Ollama's models: proves the way from there, and that the models exist."""
+    try:
+        offer = records(
+            api.call("GET", f"/providers/{PROVIDER}/models", params={"base_url": ollama_url}), "models"
+        )
+    except ServerError as error:
+        if error.id in ("ragflow.route-missing", "ragflow.not-supported"):
+            return
+        raise RfctlError("ragflow.ollama-unreachable", url=ollama_url, detail=error.message) from error
+    known = [text(entry, "name") for entry in offer]
+    for name in names:
+        if name.lower() not in [one.lower() for one in known]:
+            raise UsageError(
+                "ragflow.model-not-there", name=name, url=ollama_url, known=", ".join(known) or "-"
+            )
+
+
+def _ensure_instance(api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSpec]]) -> tuple[str, bool]:
+    names = []
+    for name in _instances(api):
+        names.append(name)
+        detail = api.call("GET", f"/providers/{PROVIDER}/instances/{quote(name, safe='')}")
+        if isinstance(detail, Mapping) and _same_url(text(detail, "base_url"), ollama_url):
+            return name, False
+    name = INSTANCE
+    number = 2
+    while name in names:
+        name, number = f"{INSTANCE}-{number}", number + 1
+    body = {
+        "instance_name": name,
+        "api_key": _KEY,
+        "base_url": ollama_url,
+        "model_info": [_describe(kind, spec) for kind, spec in wanted],
+    }
+    try:
+        api.call("POST", f"/providers/{PROVIDER}/instances", json=body, read_seconds=ANSWER_SECONDS)
+    except UncertainError:
+        if name not in _instances(api):
+            raise
+    except ServerError as error:
+        raise RfctlError(
+            "ragflow.model-fails", name=", ".join(spec.name for _, spec in wanted), detail=error.message
+        ) from error
+    return name, True
+
+
+def _instances(api: Api) -> Iterator[str]:
+    for entry in records(api.call("GET", f"/providers/{PROVIDER}/instances"), "instances"):
+        if name := text(entry, "instance_name"):
+            yield name
+
+
+def _describe(kind: Kind, spec: ModelSpec) -> dict[str, Any]:
+    described: dict[str, Any] = {"model_name": spec.name, "model_type": [kind], "max_tokens": spec.max_tokens}
+    if kind == "chat":
+        described["extra"] = {"is_tools": False}
+    return described
+
+
+def _ensure_model(api: Api, instance: str, kind: Kind, spec: ModelSpec, reporter: Reporter) -> bool:
+    path = f"/providers/{PROVIDER}/instances/{quote(instance, safe='')}/models"
+    for entry in records(api.call("GET", path), "models"):
+        if text(entry, "name").lower() != spec.name.lower():
+            continue
+        if entry.get("max_tokens") != spec.max_tokens:
+            reporter.warn(
+                "ragflow.model-tokens-differ",
+                name=spec.name,
+                tokens=entry.get("max_tokens") or 0,
+                wanted=spec.max_tokens,
+            )
+        if text(entry, "status") == "inactive":
+            api.call("PATCH", f"{path}/{quote(spec.name)}", json={"status": "active"}, repeatable=True)
+            return True
+        return False
+    body = {"model_name": spec.name, "model_type": kind, "max_tokens": spec.max_tokens}
+    try:
+        api.call("POST", path, json=body)
+    except ServerError as error:
+        # Sent twice by a proxy, or an engine that lists a model once it has it.
+        if "already exists" not in error.message:
+            raise
+        return False
+    return True
+
+
+def _prove(api: Api, instance: str, name: str) -> None:
+    path = f"/providers/{PROVIDER}/instances/{quote(instance, safe='')}/models/{quote(name)}"
+    try:
+        data = api.call("POST", path, json={"message": "hello"}, read_seconds=ANSWER_SECONDS)
+    except ServerError as error:
+        raise RfctlError("ragflow.model-fails", name=name, detail=error.message) from error
+    answer = text(data, "answer") if isinstance(data, Mapping) else ""
+    if answer.startswith(_ERROR):
+        raise RfctlError(
+            "ragflow.model-fails", name=name, detail=shorten(answer.removeprefix(_ERROR).lstrip(": "))
+        )
+    thought = text(data, "reasoning_content") if isinstance(data, Mapping) else ""
+    if not answer.strip() and not thought.strip():
+        raise RfctlError("ragflow.model-silent", name=name)
+
+
+def _set_default(api: Api, instance: str, kind: Kind, name: str) -> bool:
+    if default_model(api, kind) == (name, instance, PROVIDER):
+        return False
+    body = {"model_type": kind, "model_provider": PROVIDER, "model_instance": instance, "model_name": name}
+    api.call("PATCH", "/models/default", json=body, repeatable=True)
+    if default_model(api, kind) != (name, instance, PROVIDER):
+        raise RfctlError("ragflow.default-not-kept", name=name)
+    return True
+
+
+def _same_url(one: str, other: str) -> bool:
+    """Whether two base URLs are the same server by their text (`localhost` is 127.0.0.1 there as here)."""
+
+    def form(url: str) -> tuple[str, int, str]:
+        parts = urlsplit(url.strip())
+        host = (parts.hostname or "").lower()
+        host = "127.0.0.1" if host in ("localhost", "::1") else host
+        return (
+            host,
+            parts.port or (443 if parts.scheme == "https" else 80),
+            parts.path.rstrip("/").removesuffix("/v1"),
+        )
+
+    try:
+        return form(one) == form(other)
+    except ValueError:
+        return False
