@@ -28,8 +28,8 @@ from rfctl.engine.text import chunk, extract, token
 # Share of the progress when text and chunks are there, and when the vectors are.
 PARSED = 0.4
 INDEXED = 0.9
-# Chunks embedded and stored in one transaction.
-STORE_BATCH = 64
+# Chunks embedded and stored in one transaction: one call of the model, so that the progress keeps moving.
+STORE_BATCH = model.EMBED_BATCH
 TITLE_WEIGHT = 0.1
 _REPORT_SECONDS = 0.5
 # A progress report that takes longer means that the engine is going down.
