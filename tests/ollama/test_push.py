@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from model_file import CHATML, write_gguf
-from ollama_server import Keeper
+from ollama_server import Keeper, Request, Response, answer, load_exchanges
 
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.gguf_header import GgufError, read_header
@@ -113,6 +113,18 @@ def test_a_wrong_prompt_is_found_and_tried_again(tmp_path: Path) -> None:
         assert not repaired.unchanged
         assert repaired.verdict is Verdict.PASSED
         assert push(client, path, "tiny", ledger_path=ledger).unchanged
+
+
+def test_a_guess_of_the_server_is_reported(golden: Path, tmp_path: Path) -> None:
+    lines = load_exchanges(golden, "create-gguf-stream")[0]["response"]["ndjson"]
+    path = write_gguf(tmp_path / "tiny.gguf")
+    with keeper(path, create_lines=lines) as server, OllamaClient(server.url) as client:
+        server.models["tiny:latest"] = {"digest": "a" * 64, "served": "b" * 64, "body": {}}
+        result = push(client, path, "tiny")
+    assert result.verdict is Verdict.WARNED
+    assert [c.params["template"] for c in result.checks if c.id == "ollama.check-template-guessed"] == [
+        "chatml"
+    ]
 
 
 def test_an_answer_without_end_is_only_a_warning(tmp_path: Path) -> None:
@@ -288,3 +300,18 @@ def test_two_pushes_at_once_both_reach_the_ledger(tmp_path: Path) -> None:
         # Whoever was overtaken is pushed again, nothing is broken.
         assert all(work(name).name for name in names)
         assert all(work(name).unchanged for name in names)
+
+
+def test_a_full_disk_during_the_upload_is_named(tmp_path: Path) -> None:
+    class Full(Keeper):
+        def _blob(self, request: Request) -> Response:
+            if request.method == "POST":
+                return answer({"error": "write /m/blobs/sha256-1: no space left on device"}, 500)
+            return super()._blob(request)
+
+    path = write_gguf(tmp_path / "tiny.gguf")
+    with Full() as server, OllamaClient(server.url) as client:
+        with pytest.raises(RfctlError) as caught:
+            push(client, path, "tiny")
+        assert caught.value.id == "ollama.disk-full"
+        assert not server.models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,8 +125,9 @@ def _push_directory(
         if again is not None:
             return again
     _check_directory(app, client, source)
-    folder.mkdir(parents=True, exist_ok=True)
-    gguf = folder / f"{fingerprint[:16]}-{gguf.name}"
+    work = folder / fingerprint
+    work.mkdir(parents=True, exist_ok=True)
+    gguf = work / gguf.name
     try:
         converted = conversion.convert(source, gguf, outtype=outtype, overwrite=True, reporter=reporter)
         # The converter hashed while it wrote; the bytes are not read again.
@@ -133,7 +135,7 @@ def _push_directory(
         pushed = push_file(client, gguf, name, wishes, ledger_path=ledger, verify=verify, reporter=reporter)
         save_sketch(ledger, fingerprint, header, gguf, pushed)
     finally:
-        gguf.unlink(missing_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
     return pushed
 
 

@@ -62,6 +62,8 @@ class OllamaClient:
             self.trust_env = not is_loopback(self.url)
         except (httpx.InvalidURL, ValueError) as error:
             raise UsageError("ollama.url-invalid", url=url, detail=str(error)) from error
+        # Reading the certificates takes longer than a call on loopback; plain http needs none.
+        self._verify = parsed.scheme == "https"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._read_seconds = read_seconds
 
@@ -71,6 +73,7 @@ class OllamaClient:
             base_url=self.url,
             headers=self._headers,
             trust_env=self.trust_env,
+            verify=self._verify,
             timeout=httpx.Timeout(
                 read_seconds, connect=CONNECT_SECONDS, write=self._read_seconds, pool=CONNECT_SECONDS
             ),
@@ -86,8 +89,10 @@ class OllamaClient:
 
         return ollama.Client(
             host=self.url,
+            follow_redirects=False,
             headers=self._headers,
             trust_env=self.trust_env,
+            verify=self._verify,
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
         )
 

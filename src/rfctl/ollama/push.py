@@ -201,7 +201,7 @@ class _Order:
     def create(self, file_name: str, source: str, size: int, uploaded: int) -> Push:
         body = {"model": self.name, "files": {file_name: source}, **self.recipe.body}
         try:
-            self.client.create(body, self.reporter)
+            statuses = self.client.create(body, self.reporter)
         except RfctlError as error:
             # The server does not say why it refuses a file; a probe of a few kilobytes finds out.
             if error.id == "ollama.gguf-refused" and self.candidate.size > self.candidate.data_offset:
@@ -214,6 +214,10 @@ class _Order:
             raise RfctlError("ollama.create-vanished", model=self.name, url=self.client.url)
         card = self.client.show(self.name)
         checks = self._check(card) if self.verify else ()
+        guessed = [text for text in statuses if text.startswith("using autodetected template")]
+        if guessed and self.recipe.native:
+            params = {"template": guessed[0].rpartition(" ")[2]}
+            checks = (*checks, Check("ollama.check-template-guessed", Verdict.WARNED, params))
         entry = Entry(
             source=source,
             settings=self.recipe.settings,
