@@ -35,21 +35,22 @@ class UncertainError(UnreachableError):
 
 @dataclass(frozen=True)
 class Cause:
-    """Why one item of a report failed, as a catalog id with its values."""
+    """Why one item of a report failed, as a catalog id with its values, and the exit code it has alone."""
 
     id: str
     params: Mapping[str, object] = field(default_factory=dict)
+    exit_code: int = 1
 
     def text(self, language: str = "en") -> Text:
         return render(self.id, language, self.params)
 
     def to_error(self) -> RfctlError:
-        return RfctlError(self.id, exit_code=None, **self.params)
+        return RfctlError(self.id, exit_code=self.exit_code, **self.params)
 
 
 def explain(error: RfctlError) -> Cause:
     """The cause that an error stands for."""
-    return Cause(error.id, dict(error.params))
+    return Cause(error.id, dict(error.params), error.exit_code)
 
 
 def shorten(text: str) -> str:

@@ -17,6 +17,7 @@ import pypdfium2.raw as pdfium
 MAX_LOOKED = 64
 _PASSWORD_ERROR = 4
 _OBJECTS_PER_PAGE = 2000
+_CHARACTERS_PER_PAGE = 2000
 
 
 def look(path: str) -> dict[str, object]:
@@ -37,13 +38,19 @@ def look(path: str) -> dict[str, object]:
         except pypdfium2.PdfiumError:
             continue
         characters = page.get_textpage()
-        if characters.count_chars() > 0 and characters.get_text_range(0, 2000).strip():
+        if _has_text(characters):
             text += 1
         elif _has_image(page):
             images += 1
         characters.close()
         page.close()
     return {"pages": count, "looked": looked, "text": text, "images": images}
+
+
+def _has_text(characters: pypdfium2.PdfTextPage) -> bool:
+    count = min(characters.count_chars(), _CHARACTERS_PER_PAGE)
+    codes = (pdfium.FPDFText_GetUnicode(characters.raw, index) for index in range(count))
+    return any(code < 0x110000 and chr(code).isprintable() and not chr(code).isspace() for code in codes)
 
 
 def _has_image(page: pypdfium2.PdfPage) -> bool:

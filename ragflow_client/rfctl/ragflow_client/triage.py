@@ -90,10 +90,10 @@ def look_at(path: Path, *, reads_scans: bool = False, parser_limit: int = PARSER
 
 def _look_at_pdf(path: Path, size: int, reads_scans: bool) -> Look:
     name = path.name
-    pages = 0
+    pages = looked = text = 0
 
     def refuse(id: str, **params: object) -> Look:
-        return Look(path, name, size, pages, cause=Cause(id, {"name": name, **params}))
+        return Look(path, name, size, pages, looked, text, cause=Cause(id, {"name": name, **params}))
 
     command = [sys.executable, "-I", "-m", "rfctl.ragflow_client.pdf_look", str(path), str(LOOK_MEMORY_BYTES)]
     try:
@@ -120,13 +120,13 @@ def _look_at_pdf(path: Path, size: int, reads_scans: bool) -> Look:
         case _:
             return refuse("upload.corrupt", detail=shorten(str(found.get("detail"))))
     pages = int(found["pages"])
-    looked = Look(path, name, size, pages, int(found["looked"]), int(found["text"]))
-    if looked.text == 0:
+    looked, text = int(found["looked"]), int(found["text"])
+    if text == 0:
         if not found["images"]:
             return refuse("upload.blank", pages=pages)
         if not reads_scans:
             return refuse("upload.scanned", pages=pages)
-    return looked
+    return Look(path, name, size, pages, looked, text)
 
 
 def _last_line(data: bytes) -> str:

@@ -32,6 +32,8 @@ from rfctl.ragflow_client.report import Status, UploadItem, UploadReport
 from rfctl.ragflow_client.transport import Api
 from rfctl.ragflow_client.triage import Look, look_at
 
+__all__ = ["UploadItem", "UploadReport", "upload_files"]
+
 WORKERS = 4
 _LOOK_AGAIN_SECONDS = (0.5, 1.5, 3.0)
 
@@ -280,7 +282,7 @@ def _explain(error: RfctlError, job: _Job) -> Cause:
         if error.id == "ragflow.too-large":
             return Cause("upload.proxy-too-large", {"name": job.look.name, "size": job.look.size})
     cause = explain(error)
-    return Cause(cause.id, {**cause.params, "name": job.look.name})
+    return Cause(cause.id, {**cause.params, "name": job.look.name}, cause.exit_code)
 
 
 def _name(cause: Cause | None, job: _Job) -> Cause | None:

@@ -1,0 +1,133 @@
+"""`rfctl chat`: assistants, and questions to them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from rfctl.cli.app import App
+from rfctl.cli.command import command
+from rfctl.cli.kb import choose, excerpt, pages_text
+from rfctl.core.error import UsageError
+
+if TYPE_CHECKING:
+    from rfctl.ragflow_client.answer import Answer
+    from rfctl.ragflow_client.chat import Chat
+    from rfctl.ragflow_client.connection import Ragflow
+
+UNCITED_SHOWN = 3
+
+
+@command("create")
+@click.argument("name")
+@click.option("--kb", metavar="NAME", multiple=True)
+@click.option("--model", metavar="MODEL", default="")
+@click.option("--top-n", type=click.IntRange(1, 100), default=6, show_default=True)
+@click.option("--system", metavar="TEXT", default="")
+@click.option("--empty-response", metavar="TEXT", default="")
+def create(
+    app: App, name: str, kb: tuple[str, ...], model: str, top_n: int, system: str, empty_response: str
+) -> None:
+    """Create an assistant; one of that name that fits is left as it is."""
+    from rfctl.ragflow_client.chat import SYSTEM, ChatOptions
+
+    options = ChatOptions(system=system or SYSTEM, top_n=top_n, empty_response=empty_response)
+    with app.ragflow() as ragflow:
+        datasets = [ragflow.dataset(one) for one in kb] or [choose(app, ragflow, None)]
+        chat, is_new = ragflow.create_chat(name, datasets, model=model, options=options)
+    app.out.report({"unchanged": not is_new, "chat": chat})
+    names = ", ".join(one.name for one in datasets)
+    app.out.say("chat.created" if is_new else "chat.exists", name=chat.name, model=chat.model, kb=names)
+
+
+@command("ls")
+def ls(app: App) -> None:
+    """List the assistants."""
+    with app.ragflow() as ragflow:
+        chats = ragflow.chats()
+        url = ragflow.url
+    app.out.records(chats)
+    if not chats:
+        app.out.note("chat.none", url=url)
+        return
+    headings = [app.out.text(f"chat.column-{name}") for name in ("name", "model", "kb")]
+    app.out.table(headings, [(one.name, one.model, ", ".join(one.dataset_names) or "-") for one in chats])
+
+
+@command("ask")
+@click.argument("words", nargs=-1, required=True, metavar="[CHAT] QUESTION")
+@click.option("--stream", is_flag=True)
+def ask(app: App, words: tuple[str, ...], stream: bool) -> None:
+    """Ask a question and get the answer with numbered sources."""
+    if len(words) > 2:
+        raise UsageError("chat.too-many-words", count=len(words))
+    name = words[0] if len(words) == 2 else None
+    begin = time.monotonic()
+    with app.ragflow() as ragflow:
+        chat = _choose(app, ragflow, name)
+        if stream and app.out.is_human:
+            answer = ragflow.ask_stream(chat, words[-1], app.out.piece)
+            app.out.line()
+        else:
+            with app.reporter().stage("chat.stage-ask", unit="seconds", name=chat.name):
+                answer = ragflow.ask(chat, words[-1])
+            app.out.line(answer.text)
+    app.out.report(
+        {
+            "chat": chat.name,
+            "question": words[-1],
+            "answer": answer.text,
+            "sources": answer.sources,
+            "session_id": answer.session_id,
+            "seconds": round(time.monotonic() - begin, 3),
+        }
+    )
+    app.out.line()
+    print_sources(app, answer)
+
+
+@command("rm")
+@click.argument("name")
+@click.option("--yes", is_flag=True)
+def rm(app: App, name: str, yes: bool) -> None:
+    """Remove an assistant with its conversations."""
+    from rfctl.cli.consent import confirm
+
+    with app.ragflow() as ragflow:
+        chat = ragflow.chat(name)
+        confirm(app, app.out.text("chat.rm-action", name=chat.name, url=ragflow.url), yes=yes)
+        ragflow.remove_chat(chat)
+    app.out.result({"name": chat.name, "removed": True})
+    app.out.say("chat.removed", name=chat.name)
+
+
+def print_sources(app: App, answer: Answer) -> None:
+    """The numbered sources of an answer; where it cites none, the best passages that the model was given."""
+    shown = answer.cited or answer.sources[:UNCITED_SHOWN]
+    if not shown:
+        app.out.say("chat.no-sources")
+        return
+    app.out.say("chat.sources" if answer.cited else "chat.sources-uncited")
+    for source in shown:
+        place = ", ".join(part for part in (source.document, pages_text(app, source.pages)) if part)
+        app.out.line(f"  [{source.number}] {place}  ({source.similarity:.2f})")
+        app.out.line(f"      {excerpt(source.content, 90)}")
+
+
+def _choose(app: App, ragflow: Ragflow, name: str | None) -> Chat:
+    """The assistant that is meant: the named one, the default, the only one, or a new one for the only
+    knowledge base."""
+    wanted = name or app.settings.get("chat.default")
+    if wanted:
+        return ragflow.chat(wanted)
+    chats = ragflow.chats()
+    if len(chats) == 1:
+        return chats[0]
+    if chats:
+        raise UsageError("chat.not-chosen", known=", ".join(one.name for one in chats))
+    dataset = choose(app, ragflow, None)
+    chat, _ = ragflow.create_chat(dataset.name, [dataset])
+    app.out.note("chat.made", name=chat.name, kb=dataset.name)
+    return chat

@@ -1,0 +1,249 @@
+"""`rfctl kb`: knowledge bases and their documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rfctl.cli.app import App
+from rfctl.cli.command import command
+from rfctl.cli.output import human_bytes
+from rfctl.core.error import UsageError
+
+if TYPE_CHECKING:
+    from rfctl.ragflow_client.connection import Ragflow
+    from rfctl.ragflow_client.dataset import Dataset
+    from rfctl.ragflow_client.report import UploadItem, UploadReport
+
+DEFAULT_NAME = "default"
+
+
+@command("create")
+@click.argument("name")
+@click.option("--embedding-model", metavar="MODEL", default="")
+@click.option("--chunk-tokens", type=click.IntRange(1, 2048), default=512, show_default=True)
+@click.option("--chunk-method", metavar="METHOD", default="naive", show_default=True)
+@click.option("--layout", metavar="NAME", default="DeepDOC", show_default=True)
+@click.option("--delimiter", default="\n")
+@click.option("--auto-keywords", type=click.IntRange(0, 32), default=0, show_default=True)
+@click.option("--auto-questions", type=click.IntRange(0, 10), default=0, show_default=True)
+@click.option("--raptor", is_flag=True)
+@click.option("--graphrag", is_flag=True)
+def create(app: App, name: str, embedding_model: str, **values: Any) -> None:
+    """Create a knowledge base; one of that name that fits is left as it is."""
+    from rfctl.ragflow_client.dataset import ParserOptions
+
+    with app.ragflow() as ragflow:
+        dataset, is_new = ragflow.create_dataset(
+            name, embedding_model=embedding_model, options=ParserOptions(**values)
+        )
+    app.out.report({"unchanged": not is_new, "knowledge_base": dataset})
+    id = "kb.created" if is_new else "kb.exists"
+    app.out.say(id, name=dataset.name, model=dataset.embedding_model)
+
+
+@command("ls")
+def ls(app: App) -> None:
+    """List the knowledge bases."""
+    with app.ragflow() as ragflow:
+        datasets = ragflow.datasets()
+        url = ragflow.url
+    app.out.records(datasets)
+    if not datasets:
+        app.out.note("kb.none", url=url)
+        return
+    headings = [app.out.text(f"kb.column-{name}") for name in ("name", "documents", "chunks", "model")]
+    app.out.table(
+        headings,
+        [(one.name, one.document_count, one.chunk_count, one.embedding_model or "-") for one in datasets],
+    )
+
+
+@command("show")
+@click.argument("name", required=False)
+def show(app: App, name: str | None) -> None:
+    """Show a knowledge base with its parser settings."""
+    with app.ragflow() as ragflow:
+        dataset = choose(app, ragflow, name)
+    app.out.report({"knowledge_base": dataset})
+    config = dataset.parser_config
+    for label, value in (
+        ("kb.column-name", dataset.name),
+        ("kb.column-id", dataset.id),
+        ("kb.column-documents", dataset.document_count),
+        ("kb.column-chunks", dataset.chunk_count),
+        ("kb.column-model", dataset.embedding_model or "-"),
+        ("kb.column-method", dataset.chunk_method),
+        ("kb.column-tokens", config.get("chunk_token_num", "-")),
+        ("kb.column-layout", config.get("layout_recognize", "-")),
+    ):
+        app.out.line(f"{app.out.text(label)}: {value}")
+
+
+@command("rm")
+@click.argument("name")
+@click.option("--yes", is_flag=True)
+def rm(app: App, name: str, yes: bool) -> None:
+    """Remove a knowledge base with all its documents."""
+    from rfctl.cli.consent import confirm
+
+    with app.ragflow() as ragflow:
+        dataset = ragflow.dataset(name)
+        action = app.out.text(
+            "kb.rm-action", name=dataset.name, documents=dataset.document_count, url=ragflow.url
+        )
+        confirm(app, action, yes=yes)
+        ragflow.remove_dataset(dataset)
+    app.out.result({"name": dataset.name, "removed": True})
+    app.out.say("kb.removed", name=dataset.name)
+
+
+@command("upload")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--kb", metavar="NAME")
+@click.option("--replace", is_flag=True)
+@click.option("--no-parse", is_flag=True)
+def upload(app: App, files: tuple[Path, ...], kb: str | None, replace: bool, no_parse: bool) -> None:
+    """Upload documents, parse them and wait for each."""
+    with app.ragflow() as ragflow:
+        dataset = choose(app, ragflow, kb, files=files)
+        report = ragflow.upload(dataset, files, replace=replace, parse=not no_parse, reporter=app.reporter())
+    app.out.report(
+        {"knowledge_base": report.dataset, "documents": [_describe(app, item) for item in report.items]}
+    )
+    _print_report(app, report)
+    report.check()
+
+
+@command("docs")
+@click.argument("name", required=False)
+@click.option("--kb", metavar="NAME")
+def docs(app: App, name: str | None, kb: str | None) -> None:
+    """List the documents of a knowledge base with their states."""
+    with app.ragflow() as ragflow:
+        dataset = choose(app, ragflow, kb or name)
+        documents = ragflow.documents(dataset)
+    app.out.records(documents)
+    if not documents:
+        app.out.note("kb.empty", name=dataset.name)
+        return
+    headings = [app.out.text(f"kb.column-{key}") for key in ("document", "state", "size", "chunks", "id")]
+    app.out.table(
+        headings,
+        [
+            (
+                one.name,
+                one.run if one.run != "RUNNING" else f"{one.run} {max(0.0, one.progress):.0%}",
+                human_bytes(one.size),
+                one.chunk_count,
+                one.id,
+            )
+            for one in documents
+        ],
+    )
+
+
+@command("search")
+@click.argument("question")
+@click.option("--kb", metavar="NAME", multiple=True)
+@click.option("--limit", type=click.IntRange(1, 100), default=6, show_default=True)
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.2, show_default=True)
+def search(app: App, question: str, kb: tuple[str, ...], limit: int, threshold: float) -> None:
+    """Find passages with their scores; no model writes anything."""
+    with app.ragflow() as ragflow:
+        datasets = [ragflow.dataset(name) for name in kb] or [choose(app, ragflow, None)]
+        found = ragflow.search(datasets, question, limit=limit, similarity_threshold=threshold)
+    app.out.report({"question": question, "total": found.total, "sources": found.sources})
+    if not found.sources:
+        app.out.note("kb.nothing-found", threshold=threshold)
+        return
+    for source in found.sources:
+        place = ", ".join(part for part in (source.document, pages_text(app, source.pages)) if part)
+        scores = app.out.text(
+            "kb.scores",
+            similarity=source.similarity,
+            vector=source.vector_similarity,
+            term=source.term_similarity,
+        )
+        app.out.line(f"[{source.number}] {place}  {scores}")
+        app.out.line(f"    {excerpt(source.content)}")
+
+
+def choose(app: App, ragflow: Ragflow, name: str | None, *, files: tuple[Path, ...] = ()) -> Dataset:
+    """The knowledge base that is meant: the named one, the default of the settings, or the only one.
+
+    files: when there is none at all, one is made for these and named after their folder. Raises UsageError.
+    """
+    wanted = name or app.settings.get("kb.default")
+    if wanted:
+        return ragflow.dataset(wanted)
+    datasets = ragflow.datasets()
+    if len(datasets) == 1:
+        return datasets[0]
+    if datasets:
+        raise UsageError("kb.not-chosen", known=", ".join(one.name for one in datasets))
+    if not files:
+        raise UsageError("kb.none-yet", url=ragflow.url)
+    dataset, _ = ragflow.create_dataset(_name_for(files))
+    app.out.note("kb.made", name=dataset.name)
+    return dataset
+
+
+def pages_text(app: App, pages: tuple[int, ...]) -> str:
+    """ "page 3", "pages 3-4", or "" for a document without pages."""
+    if not pages:
+        return ""
+    if len(pages) == 1:
+        return app.out.text("kb.page", page=pages[0])
+    return app.out.text("kb.pages", first=min(pages), last=max(pages))
+
+
+def excerpt(content: str, width: int = 160) -> str:
+    """The beginning of a passage on one line."""
+    line = " ".join(content.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _name_for(files: tuple[Path, ...]) -> str:
+    folders = {path.absolute().parent.name for path in files}
+    name = folders.pop().strip() if len(folders) == 1 else ""
+    return name if name and name.isprintable() and len(name.encode()) <= 100 else DEFAULT_NAME
+
+
+def _describe(app: App, item: UploadItem) -> dict[str, Any]:
+    described: dict[str, Any] = {key: value for key, value in vars(item).items() if key != "cause"}
+    described["error"] = None
+    if item.cause is not None:
+        text = item.cause.text(app.language)
+        described["error"] = {"id": item.cause.id, **vars(text)}
+    return described
+
+
+def _print_report(app: App, report: UploadReport) -> None:
+    out = app.out
+    if len(report.items) == 1 and report.failed:
+        return  # its error is the whole story
+    headings = [out.text(f"kb.column-{name}") for name in ("document", "result", "pages", "chunks")]
+    rows = [
+        (item.name, out.text(f"kb.{item.status}"), item.pages or "-", item.chunks or "-")
+        for item in report.items
+    ]
+    out.table(headings, rows)
+    for item in report.items:
+        if item.cause is None and item.text_pages < item.pages:
+            out.warn(
+                "kb.partly-scanned", name=item.name, pages=item.pages, empty=item.pages - item.text_pages
+            )
+    for item in report.failed:
+        assert item.cause is not None
+        text = item.cause.text(app.language)
+        out.line()
+        out.line(f"{out.text('cli.error')}[{item.cause.id}]: {text.message}")
+        for label, words in (("cli.why", text.why), ("cli.next", text.next)):
+            if words:
+                out.line(f"  {out.text(label)}: {words}")
+    out.line()
+    done = len(report.items) - len(report.failed)
+    out.say("kb.upload-total", done=done, total=len(report.items), name=report.dataset)
