@@ -1,4 +1,6 @@
-"""Where a GGUF file begins to differ from what a golden record says (independent of the converter's own code)."""
+"""Where a GGUF file begins to differ from what a golden record says (independent of the converter's own
+code).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-KINDS = ("UINT8 INT8 UINT16 INT16 UINT32 INT32 FLOAT32 BOOL STRING ARRAY UINT64 INT64 FLOAT64").split()
-FORMATS = dict(zip(KINDS, ["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", "", "", "<Q", "<q", "<d"], strict=True))
+KINDS = ["UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "FLOAT32", "BOOL", "STRING", "ARRAY"]
+KINDS += ["UINT64", "INT64", "FLOAT64"]
+FORMATS = dict(
+    zip(KINDS, ["<B", "<b", "<H", "<h", "<I", "<i", "<f", "<?", "", "", "<Q", "<q", "<d"], strict=True)
+)
 SHORT_ARRAY, SHORT_TEXT = 16, 400
 
 
@@ -67,7 +72,10 @@ def find_difference(path: Path, record: Mapping[str, Any]) -> str | None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if len(data) == record["size"] and hashlib.sha256(data).hexdigest() == record["sha256"]:
             return None
-        return walk(Cursor(data), record) or f"size {len(data)}, recorded {record['size']}; no key or tensor differs"
+        return (
+            walk(Cursor(data), record)
+            or f"size {len(data)}, recorded {record['size']}; no key or tensor differs"
+        )
 
 
 def walk(cursor: Cursor, record: Mapping[str, Any]) -> str | None:
@@ -83,7 +91,9 @@ def walk(cursor: Cursor, record: Mapping[str, Any]) -> str | None:
             return f"extra key {key}"
         wanted = record["kv"][number]
         if [key, kind] != wanted[:2] or not same(wanted[2], value):
-            return f"key {number}: {json.dumps([key, kind, value])[:300]}, recorded {json.dumps(wanted)[:300]}"
+            return (
+                f"key {number}: {json.dumps([key, kind, value])[:300]}, recorded {json.dumps(wanted)[:300]}"
+            )
     if pairs != len(record["kv"]):
         return f"key {pairs}: missing, recorded {record['kv'][pairs]}"
     found = []

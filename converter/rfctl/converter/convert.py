@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,18 +64,20 @@ def convert(
 ) -> Conversion:
     """Convert the model directory `source` to the GGUF file `target`.
 
-    outtype    any case: "auto" (bf16 for bf16 models, else f16), "f32", "f16", "bf16", "q8_0", or a type of llama-quantize such as
-               "Q4_K_M", which is made in one pass
+    outtype    any case: "auto" (bf16 for bf16 models, else f16), "f32", "f16", "bf16", "q8_0", or a type
+               of llama-quantize such as "Q4_K_M", which is made in one pass
     threads    workers, None: one per core
     overwrite  replace an existing target
-    two_step   True gives the tensor and key order of llama-quantize also for types that the converter can write itself
+    two_step   True gives the tensor and key order of llama-quantize also for types that the converter can
+               write itself
 
-    The bytes are those of llama.cpp b11434 (`convert_hf_to_gguf.py` under transformers 4.57.6; `llama-quantize` of the lossless
-    conversion). Raises RfctlError `model.*` (UsageError `model.outtype-unknown`, RefusedError `model.target-exists`); then the
-    old target, or nothing, is there.
+    The bytes are those of llama.cpp b11434 (`convert_hf_to_gguf.py` under transformers 4.57.6;
+    `llama-quantize` of the lossless conversion). Raises RfctlError `model.*` (UsageError
+    `model.outtype-unknown`, RefusedError `model.target-exists`); then the old target, or nothing, is there.
     """
     started = time.monotonic()
     plan = make_plan(source, outtype, two_step=two_step)
+    _return_memory()
     written = write_plan(plan, target, threads=threads, overwrite=overwrite, reporter=reporter)
     for id, params in written.warnings:
         reporter.warn(id, **params)
@@ -91,3 +95,9 @@ def convert(
         seconds=time.monotonic() - started,
         warnings=written.warnings,
     )
+
+
+def _return_memory() -> None:
+    """Give the memory of the tokenizer back before the weights come (glibc keeps it otherwise)."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -88,4 +88,3 @@ def _find_false(good: NDArray[np.bool_]) -> int | None:
     if good.all():
         return None
     return int(np.unravel_index(int(good.argmin()), good.shape)[0])
-

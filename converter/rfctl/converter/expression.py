@@ -1,9 +1,12 @@
-"""Where the rows of a tensor come from: slices of source tensors through a few operations, evaluated row by row.
+"""Where the rows of a tensor come from: slices of source tensors through a few operations, evaluated row
+by row.
 
-Every expression has a Hugging Face shape (slowest dimension first) and is read as a matrix of `rows` x `columns`, columns
-being the last dimension, so that a writer needs memory for a few rows only. `load` gives rows in storage form:
+Every expression has a Hugging Face shape (slowest dimension first) and is read as a matrix of `rows` x
+`columns`, columns being the last dimension, so that a writer needs memory for a few rows only. `load`
+gives rows in storage form:
 
-    F32 -> float32, F16 -> float16, BF16 -> uint16 (the upper half of a float32), F64 -> float64, others -> their own dtype
+    F32 -> float32, F16 -> float16, BF16 -> uint16 (the upper half of a float32), F64 -> float64, others ->
+    their own dtype
 """
 
 from __future__ import annotations
@@ -80,7 +83,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class RotaryRows:
-    """Rows of a q or k projection, from Hugging Face's half-split rotary order to llama.cpp's interleaved one.
+    """Rows of a q or k projection, from Hugging Face's half-split rotary order to llama.cpp's interleaved
+    one.
 
     Within each of `heads` heads of h rows, row 2i+j of the output is row j*h/2 + i of the source
     (llama.cpp b11434 `conversion/llama.py`, permute).

@@ -1,7 +1,8 @@
 """What a model family says about its tensors, its hyperparameters and its vocabulary.
 
-A family is one module in `families/` with a `FAMILIES` tuple; `find_family` looks it up by Hugging Face architecture name.
-The base class holds what llama.cpp's TextModel does for all (`conversion/base.py`, b11434).
+A family is one module in `families/` with a `FAMILIES` tuple; `find_family` looks it up by Hugging Face
+architecture name. The base class holds what llama.cpp's TextModel does for all (`conversion/base.py`,
+b11434).
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Family:
         return ()
 
     def shapes(self, hparams: HParams) -> Mapping[str, tuple[int, ...]]:
-        """Shapes (Hugging Face order) that the configuration demands, by GGUF name; inside a layer without `blk.N.`.
+        """Shapes (Hugging Face order) that the configuration demands, by GGUF name; inside a layer without
+        `blk.N.`.
 
         The rows of token_embd and output are compared with the vocabulary elsewhere.
         """
@@ -133,7 +135,9 @@ class Family:
         if kind == "yarn" and factor is not None:
             original = rope.get("original_max_position_embeddings")
             if type(original) is not int:
-                raise RfctlError("model.config-invalid", key="original_max_position_embeddings", value=str(original))
+                raise RfctlError(
+                    "model.config-invalid", key="original_max_position_embeddings", value=str(original)
+                )
             yield uint(f"{scaling}.original_context_length", original)
             for key, *names in (
                 ("yarn_ext_factor", "extrapolation_factor"),
@@ -163,14 +167,19 @@ def list_families() -> Mapping[str, Family]:
     package = importlib.import_module("rfctl.converter.families")
     found: dict[str, Family] = {}
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
-        for family in getattr(importlib.import_module(f"rfctl.converter.families.{module.name}"), "FAMILIES", ()):
+        for family in getattr(
+            importlib.import_module(f"rfctl.converter.families.{module.name}"), "FAMILIES", ()
+        ):
             for name in family.hf_architectures:
                 found[name] = family
     return found
 
 
 def find_family(source: ModelSource) -> Family:
-    """The family of a model. Raises RfctlError `model.architecture-missing` or `model.architecture-unknown`."""
+    """The family of a model.
+
+    Raises RfctlError `model.architecture-missing` or `model.architecture-unknown`.
+    """
     name = source.architecture
     family = list_families().get(name)
     if family is None:

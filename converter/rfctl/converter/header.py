@@ -1,4 +1,5 @@
-"""The header of one safetensors file, read with bounds: nothing a hostile file says is believed before it is checked.
+"""The header of one safetensors file, read with bounds: nothing a hostile file says is believed before it
+is checked.
 
 Format: 8 bytes little-endian length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the data
 (safetensors README, "Format"; the 100 MB limit on N is the one of the safetensors library).
@@ -53,7 +54,8 @@ class SourceTensor:
 
 
 def read_header(path: Path) -> list[SourceTensor]:
-    """The tensors of a safetensors file, sorted by name (the order in which llama.cpp's converter takes them).
+    """The tensors of a safetensors file, sorted by name (the order in which llama.cpp's converter takes
+    them).
 
     Reads at most 8 + N bytes. Raises RfctlError `model.shard-truncated` or `model.shard-malformed`.
     """
@@ -68,18 +70,18 @@ def read_header(path: Path) -> list[SourceTensor]:
         if 8 + length > size:
             raise RfctlError("model.shard-truncated", file=path.name, needed=8 + length, found=size)
         text = file.read(length)
-    tensors = parse_header(path, text, size)
+    tensors = parse_header(path, text)
     end = max((tensor.offset + tensor.size for tensor in tensors), default=8 + length)
     if end > size:
         raise RfctlError("model.shard-truncated", file=path.name, needed=end, found=size)
     return tensors
 
 
-def parse_header(path: Path, text: bytes, size: int | None = None) -> list[SourceTensor]:
+def parse_header(path: Path, text: bytes) -> list[SourceTensor]:
     """The tensors that the header `text` of the file `path` describes, sorted by name.
 
-    Offsets are checked against each other, and sizes against dtype and shape, but not against the length of the file
-    (`size`, unknown when only the header was fetched). Raises RfctlError `model.shard-malformed`.
+    Offsets are checked against each other, and sizes against dtype and shape, but not against the length
+    of the file, which is unknown when only the header was fetched. Raises RfctlError `model.shard-malformed`.
     """
     try:
         entries = json.loads(text, object_pairs_hook=_refuse_duplicates)
@@ -89,7 +91,9 @@ def parse_header(path: Path, text: bytes, size: int | None = None) -> list[Sourc
         raise _malformed(path, "header is not an object")
     begin_of_data = 8 + len(text)
     tensors = [
-        _read_entry(path, name, entry, begin_of_data) for name, entry in entries.items() if name != "__metadata__"
+        _read_entry(path, name, entry, begin_of_data)
+        for name, entry in entries.items()
+        if name != "__metadata__"
     ]
     occupied = begin_of_data
     for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size)):
@@ -102,7 +106,9 @@ def parse_header(path: Path, text: bytes, size: int | None = None) -> list[Sourc
 def _read_entry(path: Path, name: str, entry: Any, begin_of_data: int) -> SourceTensor:
     if not isinstance(entry, dict):
         raise _malformed(path, f"entry of {name!r}")
-    dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    span: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise _malformed(path, f"dtype of {name!r}")
     if not _is_counts(shape) or len(shape) > MAX_DIMENSIONS:

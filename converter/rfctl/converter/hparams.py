@@ -1,7 +1,8 @@
 """The configuration as the reference sees it: config.json over the defaults of transformers 4.57.6.
 
-llama.cpp's converter reads `AutoConfig.from_pretrained(...).to_dict()`, so defaults of the transformers class end up in
-the GGUF (`conversion/base.py` load_hparams, b11434). The defaults are data: `data/config-defaults.json`.
+llama.cpp's converter reads `AutoConfig.from_pretrained(...).to_dict()`, so defaults of the transformers
+class end up in the GGUF (`conversion/base.py` load_hparams, b11434). The defaults are data:
+`data/config-defaults.json`.
 """
 
 from __future__ import annotations

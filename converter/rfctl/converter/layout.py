@@ -48,7 +48,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """A file before it is written: `head` is everything up to the tensor data, padded; `size` is that of the file."""
+    """A file before it is written: `head` is everything up to the tensor data, padded; `size` is that of
+    the file.
+    """
 
     head: bytes = field(repr=False)
     places: tuple[Place, ...] = field(repr=False)

@@ -1,12 +1,14 @@
-"""The `general.*` keys: what a model says about itself in its card, its configuration and the name of its directory.
+"""The `general.*` keys: what a model says about itself in its card, its configuration and the name of its
+directory.
 
-The guessing itself (splitting a name into basename, size label, finetune, version) is `gguf.metadata` 0.19; reading the
-files with bounds, the sampling keys and the order are ours. Order and rules: gguf-py `metadata.py`, llama.cpp b11434.
+The guessing itself (splitting a name into basename, size label, finetune, version) is `gguf.metadata`
+0.19; reading the files with bounds, the sampling keys and the order are ours. Order and rules: gguf-py
+`metadata.py`, llama.cpp b11434.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -20,7 +22,8 @@ from rfctl.converter.source import ModelSource
 from rfctl.core.error import RfctlError
 
 _MAX_CARD = 4 * 1024 * 1024
-_SAMPLING = (  # key, keys of generation_config.json in order of preference, constructor
+# Key, keys of generation_config.json in order of preference, constructor.
+_SAMPLING: tuple[tuple[str, tuple[str, ...], Callable[[str, Any], KeyValue]], ...] = (
     ("sequence", ("sequence",), text),
     ("top_k", ("top_k",), sint),
     ("top_p", ("top_p",), real),

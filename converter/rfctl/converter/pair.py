@@ -1,4 +1,6 @@
-"""Key/value pairs of a GGUF file by the type of their value (short constructors, so that tables read as tables)."""
+"""Key/value pairs of a GGUF file by the type of their value (short constructors, so that tables read as
+tables).
+"""
 
 from __future__ import annotations
 

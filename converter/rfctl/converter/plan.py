@@ -1,7 +1,7 @@
 """The plan of a GGUF file: everything that is known before the first byte is written.
 
-source -> headers -> Plan -> writer. A plan holds the key/value pairs in file order and the tensors in file order, each with
-its type and the expression that its rows come from.
+source -> headers -> Plan -> writer. A plan holds the key/value pairs in file order and the tensors in file
+order, each with its type and the expression that its rows come from.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Plan:
     pairs         key/value pairs in file order
     tensors       in file order
     hparams       configuration with defaults filled in
-    is_strict     values that the type of their tensor cannot hold are an error (llama-quantize), not a warning
+    is_strict     values that the type of their tensor cannot hold are an error (llama-quantize), not a
+                  warning
     """
 
     architecture: str

@@ -1,7 +1,8 @@
 """From a source to the plan of a file: which pairs, which tensors, which types, in which order.
 
-Two forms: what `convert_hf_to_gguf.py` writes (F32, F16, BF16, Q8_0), and what converting without loss and then
-`llama-quantize` writes (all mixed types), in one step. Rules: llama.cpp b11434 `conversion/base.py` and `src/llama-quant.cpp`.
+Two forms: what `convert_hf_to_gguf.py` writes (F32, F16, BF16, Q8_0), and what converting without loss and
+then `llama-quantize` writes (all mixed types), in one step. Rules: llama.cpp b11434 `conversion/base.py`
+and `src/llama-quant.cpp`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _Named:
 def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | None = None) -> Plan:
     """The plan of the file that `outtype` (any case; "auto" too) gives.
 
-    two_step   the form of convert-without-loss and llama-quantize; None: for the types that only that way gives
+    two_step   the form of convert-without-loss and llama-quantize; None: for the types that only that way
+               gives
     Reads no weights. Raises RfctlError `model.*` for everything that would make a file llama.cpp cannot load.
     """
     family = find_family(source)
@@ -72,7 +74,9 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
         outtype=wanted.name,
         file_type=wanted.number,
         pairs=tuple(pairs),
-        tensors=tuple(TensorPlan(item.item.name, item.type, item.item.shape, item.item.expression) for item in tensors),
+        tensors=tuple(
+            TensorPlan(item.item.name, item.type, item.item.shape, item.item.expression) for item in tensors
+        ),
         hparams=hparams,
         is_strict=steps,
     )
@@ -97,6 +101,7 @@ def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list
     unmapped = []
     for name, expression in family.generate(hparams):
         named[name] = _Named(name, expression)
+    mapped_tensors = []
     for tensor in source.tensors.values():
         adapted = family.adapt_name(tensor.name)
         if adapted is None:
@@ -104,15 +109,21 @@ def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list
         mapped = family.map_name(adapted, blocks)
         if mapped is None:
             unmapped.append(tensor.name)
-            continue
+        else:
+            mapped_tensors.append((mapped, tensor))
+    if unmapped:
+        shown = ", ".join(unmapped[:3])
+        raise RfctlError(
+            "model.tensor-unmapped", count=len(unmapped), tensors=shown, architecture=source.architecture
+        )
+    for mapped, tensor in mapped_tensors:
         if tensor.dtype not in _READABLE:
             raise RfctlError("model.tensor-dtype", tensor=tensor.name, dtype=tensor.dtype)
         if mapped in named:
-            raise RfctlError("model.tensor-duplicate", tensor=mapped, first=tensor.file.name, second=tensor.name)
+            raise RfctlError(
+                "model.tensor-duplicate", tensor=mapped, first=tensor.file.name, second=tensor.name
+            )
         named[mapped] = _Named(mapped, family.express(mapped, tensor, hparams))
-    if unmapped:
-        shown = ", ".join(unmapped[:3])
-        raise RfctlError("model.tensor-unmapped", count=len(unmapped), tensors=shown, architecture=source.architecture)
     return list(named.values())
 
 
@@ -120,7 +131,8 @@ def _check_tensors(family: Family, hparams: HParams, named: Sequence[_Named]) ->
     have = {item.name for item in named}
     blocks = range(family.count_blocks(hparams))
     wanted = chain(
-        family.require(hparams), (f"blk.{number}.{name}" for number in blocks for name in family.block_required)
+        family.require(hparams),
+        (f"blk.{number}.{name}" for number in blocks for name in family.block_required),
     )
     # One name is enough, and the generator keeps an absurd number of layers from costing anything.
     missing = next((name for name in wanted if name not in have), None)
@@ -134,7 +146,9 @@ def _check_tensors(family: Family, hparams: HParams, named: Sequence[_Named]) ->
         if demanded is not None and found != demanded:
             raise RfctlError("model.tensor-shape", tensor=item.name, found=list(found), wanted=list(demanded))
         if not found or 0 in found or len(found) > 4:
-            raise RfctlError("model.tensor-shape", tensor=item.name, found=list(found), wanted="1 to 4 dimensions")
+            raise RfctlError(
+                "model.tensor-shape", tensor=item.name, found=list(found), wanted="1 to 4 dimensions"
+            )
 
 
 def _check_rows(named: Sequence[_Named], vocabulary: Sequence[KeyValue], source: ModelSource) -> None:
@@ -143,7 +157,9 @@ def _check_rows(named: Sequence[_Named], vocabulary: Sequence[KeyValue], source:
         if item.name in ("token_embd.weight", "output.weight") and tokens is not None:
             rows = item.expression.shape[0]
             if rows != tokens:
-                raise RfctlError("model.vocabulary-rows", tensor=item.name, rows=rows, tokens=tokens, path=source.path)
+                raise RfctlError(
+                    "model.vocabulary-rows", tensor=item.name, rows=rows, tokens=tokens, path=source.path
+                )
 
 
 def _choose_outtype(outtype: str, named: Sequence[_Named]) -> FileType:
@@ -175,8 +191,11 @@ def _mix(tensors: Sequence[_Typed], family: Family, hparams: HParams, wanted: Fi
         architecture=family.architecture,
         n_layer=family.count_blocks(hparams),
         n_head=heads,
-        n_head_kv=heads if hparams.get("num_key_value_heads") is None else hparams.count("num_key_value_heads"),
+        n_head_kv=heads
+        if hparams.get("num_key_value_heads") is None
+        else hparams.count("num_key_value_heads"),
     )
-    chosen = choose_types([MixTensor(item.item.name, item.item.shape, item.type) for item in tensors], model, wanted)
+    chosen = choose_types(
+        [MixTensor(item.item.name, item.item.shape, item.type) for item in tensors], model, wanted
+    )
     return [_Typed(by_name[tensor.name].item, type) for tensor, type in chosen]
-

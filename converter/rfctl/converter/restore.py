@@ -1,7 +1,9 @@
-"""A Hugging Face directory from the GGUF file of a package, so that demonstration and tests have a real model to convert.
+"""A Hugging Face directory from the GGUF file of a package, so that demonstration and tests have a real
+model to convert.
 
-The weights are dequantized to float32 and rounded to float16: they carry the precision of the file (Q4_1, Q8_0), and are not the
-original upload. What a GGUF does not hold (configuration, special token map) is in `data/restore.json`.
+The weights are dequantized to float32 and rounded to float16: they carry the precision of the file (Q4_1,
+Q8_0), and are not the original upload. What a GGUF does not hold (configuration, special token map) is in
+`data/restore.json`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ _CONTROL = 3
 def restore(file: Path, folder: Path, *, check_hash: bool = True) -> Path:
     """Write the Hugging Face directory of the Llama in the GGUF `file` to `folder` and return it.
 
-    The name of `folder` becomes part of what a converter guesses (`general.name`). One tensor at a time is in memory.
+    The name of `folder` becomes part of what a converter guesses (`general.name`). One tensor at a time is
+    in memory.
     check_hash   refuse any file but the one that `data/restore.json` names
     Raises RfctlError `model.restore-source`; OSError when the folder cannot be written.
     """
@@ -54,7 +57,9 @@ def restore(file: Path, folder: Path, *, check_hash: bool = True) -> Path:
     _write_json(folder / "config.json", facts["config"])
     _write_json(folder / "generation_config.json", facts["generation_config"])
     _write_json(folder / "special_tokens_map.json", facts["special_tokens_map"])
-    _write_json(folder / "tokenizer.json", _make_tokenizer(tokens, _read(reader, "tokenizer.ggml.merges"), added))
+    _write_json(
+        folder / "tokenizer.json", _make_tokenizer(tokens, _read(reader, "tokenizer.ggml.merges"), added)
+    )
     config = facts["tokenizer_config"] | {
         "added_tokens_decoder": {str(id): _flags(tokens[id]) for id in added},
         "chat_template": _read(reader, "tokenizer.chat_template"),

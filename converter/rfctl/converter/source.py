@@ -1,7 +1,8 @@
-"""A model directory in Hugging Face layout: configuration, tensor headers, and the small text files beside them.
+"""A model directory in Hugging Face layout: configuration, tensor headers, and the small text files beside
+them.
 
-Which weight files count follows llama.cpp b11434 `conversion/base.py`: files named `model*.safetensors` in name order;
-where there is an index, its names and the names in the files must be the same set.
+Which weight files count follows llama.cpp b11434 `conversion/base.py`: files named `model*.safetensors` in
+name order; where there is an index, its names and the names in the files must be the same set.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class ModelSource:
 
     path         the directory, absolute
     config       config.json
-    tensors      name -> header entry, in the order of the reference: files by name, names sorted inside a file
+    tensors      name -> header entry, in the order of the reference: files by name, names sorted inside a
+                 file
     """
 
     path: Path
@@ -75,7 +77,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     if not path.is_dir():
         raise RfctlError("model.not-found", path=path)
     config = read_json(path / "config.json", MAX_CONFIG_BYTES)
-    if config is None:
+    if config is None and not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             raise RfctlError("model.adapter-only", path=path)
         raise RfctlError("model.config-missing", path=path)
@@ -92,7 +94,10 @@ def list_shards(path: Path) -> list[Path]:
 
 
 def read_index(path: Path) -> Mapping[str, str] | None:
-    """Tensor name -> file name of the index, None if there is no index. Raises RfctlError `model.index-malformed`."""
+    """Tensor name -> file name of the index, None if there is no index.
+
+    Raises RfctlError `model.index-malformed`.
+    """
     index = read_json(path / INDEX)
     if index is None:
         return None
@@ -100,7 +105,12 @@ def read_index(path: Path) -> Mapping[str, str] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise RfctlError("model.index-malformed", file=INDEX, what="no weight_map")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+        if (
+            not isinstance(file, str)
+            or Path(file).name != file
+            or "\\" in file
+            or not file.endswith(".safetensors")
+        ):
             raise RfctlError("model.index-malformed", file=INDEX, what=f"file of {name!r}"[:200])
     return weight_map
 
@@ -108,8 +118,8 @@ def read_index(path: Path) -> Mapping[str, str] | None:
 def read_tensors(path: Path) -> Mapping[str, SourceTensor]:
     """The tensors of the directory `path`, checked against its index.
 
-    Raises RfctlError `model.weights-missing`, `model.shard-missing`, `model.tensor-duplicate`, `model.index-stale`,
-    and those of `read_header`.
+    Raises RfctlError `model.weights-missing`, `model.shard-missing`, `model.tensor-duplicate`,
+    `model.index-stale`, and those of `read_header`.
     """
     shards = list_shards(path)
     if not shards:

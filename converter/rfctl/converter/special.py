@@ -1,7 +1,8 @@
 """Special tokens, whether they are added by themselves, normalisation, and the chat template.
 
-Rules: gguf-py `vocab.py` SpecialVocab of llama.cpp b11434. Against gguf 0.19 of the index it has two more: a ByteLevel
-post-processor says that nothing is added, and the normalizer's `lowercase`/`strip_accents` are written.
+Rules: gguf-py `vocab.py` SpecialVocab of llama.cpp b11434. Against gguf 0.19 of the index it has two more:
+a ByteLevel post-processor says that nothing is added, and the normalizer's `lowercase`/`strip_accents` are
+written.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class _State:
 
 
 def list_special_pairs(
-    source: ModelSource, tokenizer: Mapping[str, Any] | None, merges: list[bytes] | None, token_count: int | None
+    source: ModelSource,
+    tokenizer: Mapping[str, Any] | None,
+    merges: list[bytes] | None,
+    token_count: int | None,
 ) -> list[KeyValue]:
     """The pairs behind the token types: merges, ids, what is added, template, normalizer.
 
@@ -61,7 +65,9 @@ def list_special_pairs(
     for kind in state.kinds:
         _set_id(state, kind, source.config.get(f"{kind}_token_id"), token_count)
     pairs = [texts("tokenizer.ggml.merges", merges)] if merges else []
-    pairs += [uint(f"tokenizer.ggml.{_KEYS[kind]}_token_id", id) for kind, id in state.ids.items() if kind in _KEYS]
+    pairs += [
+        uint(f"tokenizer.ggml.{_KEYS[kind]}_token_id", id) for kind, id in state.ids.items() if kind in _KEYS
+    ]
     pairs += [
         flag(f"tokenizer.ggml.add_{kind}_token", state.adds[kind])
         for kind in state.adds
@@ -191,7 +197,9 @@ def _list_templates(source: ModelSource, config: Mapping[str, Any]) -> Iterator[
         return
     default, names = None, set()
     for choice in template:
-        name, body = (choice.get("name"), choice.get("template")) if isinstance(choice, dict) else (None, None)
+        name, body = (
+            (choice.get("name"), choice.get("template")) if isinstance(choice, dict) else (None, None)
+        )
         if not isinstance(name, str) or not name or not isinstance(body, str):
             continue
         name = "".join(letter if letter in _LETTERS else "_" for letter in name)
@@ -216,7 +224,9 @@ def _read_template_file(source: ModelSource) -> Any:
             return jinja
         named = [{"name": "default", "template": jinja}]
         for path in others:
-            named.append({"name": path.stem, "template": source.text(f"additional_chat_templates/{path.name}") or ""})
+            named.append(
+                {"name": path.stem, "template": source.text(f"additional_chat_templates/{path.name}") or ""}
+            )
         return named
     other = source.json("chat_template.json")
     return other.get("chat_template") if isinstance(other, dict) else None

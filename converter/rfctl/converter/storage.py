@@ -1,4 +1,6 @@
-"""Positional reading and writing of files by several threads, with a locked fallback where the system has none."""
+"""Positional reading and writing of files by several threads, with a locked fallback where the system has
+none.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from rfctl.converter.header import SourceTensor
 from rfctl.core.error import RfctlError
 
 _BINARY = getattr(os, "O_BINARY", 0)
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -32,7 +35,10 @@ class SourceReader:
             raise RfctlError("model.file-unreadable", file=file.name, what=error.strerror or "") from error
 
     def read(self, tensor: SourceTensor, begin: int, size: int) -> bytearray:
-        """`size` bytes from byte `begin` of the tensor. Raises RfctlError `model.shard-truncated`, `model.file-unreadable`."""
+        """`size` bytes from byte `begin` of the tensor.
+
+        Raises RfctlError `model.shard-truncated`, `model.file-unreadable`.
+        """
         descriptor = self._files[tensor.file]
         buffer = bytearray(size)
         view = memoryview(buffer)
@@ -41,11 +47,16 @@ class SourceReader:
             try:
                 count = self._read_some(descriptor, view[done:], tensor.offset + begin + done)
             except OSError as error:
-                raise RfctlError("model.file-unreadable", file=tensor.file.name, what=error.strerror or "") from error
+                raise RfctlError(
+                    "model.file-unreadable", file=tensor.file.name, what=error.strerror or ""
+                ) from error
             if count == 0:
                 end = tensor.offset + tensor.size
                 raise RfctlError(
-                    "model.shard-truncated", file=tensor.file.name, needed=end, found=tensor.offset + begin + done
+                    "model.shard-truncated",
+                    file=tensor.file.name,
+                    needed=end,
+                    found=tensor.offset + begin + done,
                 )
             done += count
         return buffer
@@ -74,7 +85,8 @@ class SourceReader:
 
 
 class PartialFile:
-    """`NAME.partial` beside the target, of its full size from the start; it becomes the target, or it vanishes.
+    """`NAME.partial` beside the target, of its full size from the start; it becomes the target, or it
+    vanishes.
 
     Raises RfctlError `model.target-full`, `model.target-unwritable`, `model.target-busy`.
     """
@@ -84,7 +96,7 @@ class PartialFile:
         self.path = target.with_name(target.name + ".partial")
         self._lock = threading.Lock()
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY | _NO_FOLLOW, 0o644)
         except OSError as error:
             raise self._explain(error, size) from error
         try:

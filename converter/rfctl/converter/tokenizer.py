@@ -1,7 +1,7 @@
 """Vocabularies of `tokenizer.json`: byte-level BPE, WordPiece, and SentencePiece's BPE with byte fallback.
 
-Rules: `conversion/base.py` get_vocab_base and get_vocab_base_pre, gguf-py `vocab.py` LlamaHfVocab (llama.cpp b11434), and what
-AutoTokenizer of transformers 4.57.6 does to the file when it loads it.
+Rules: `conversion/base.py` get_vocab_base and get_vocab_base_pre, gguf-py `vocab.py` LlamaHfVocab
+(llama.cpp b11434), and what AutoTokenizer of transformers 4.57.6 does to the file when it loads it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ from rfctl.core.error import RfctlError
 
 FILE = "tokenizer.json"
 _DATA = Path(__file__).parent / "data" / "pre-tokenizer.json"
-# Classes whose post-processor transformers 4 makes anew from add_bos_token and add_eos_token, with their defaults.
-_REBUILT = {"Llama": (True, False), "CodeLlama": (True, False), "Gemma": (True, False), "Cohere": (True, False),
-            "GPTNeoX": (False, False)}  # fmt: skip
+# Classes whose post-processor transformers 4 makes anew from add_bos_token and add_eos_token, with their
+# defaults.
+_REBUILT = {
+    "Llama": (True, False),
+    "CodeLlama": (True, False),
+    "Gemma": (True, False),
+    "Cohere": (True, False),
+    "GPTNeoX": (False, False),
+}
 _CLEAN_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
              (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))  # fmt: skip
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -63,7 +69,10 @@ class TokenizerFile:
 
 
 def load_tokenizer(source: ModelSource) -> TokenizerFile:
-    """Load tokenizer.json. Raises RfctlError `model.tokenizer-missing`, `model.tokenizer-malformed`, `model.json-malformed`."""
+    """Load tokenizer.json.
+
+    Raises RfctlError `model.tokenizer-missing`, `model.tokenizer-malformed`, `model.json-malformed`.
+    """
     content = read_text(source.path / FILE)
     if content is None:
         raise RfctlError("model.tokenizer-missing", path=source.path, files=FILE)
@@ -83,7 +92,8 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
         engine = Tokenizer.from_str(content)
     except RfctlError:
         raise
-    # The library raises plain Exception for a file that it cannot read; nothing else of ours is in this block.
+    # The library raises plain Exception for a file that it cannot read; nothing else of ours is in this
+    # block.
     except Exception as error:
         raise RfctlError("model.tokenizer-malformed", file=FILE, what=str(error)[:120]) from error
     engine.no_truncation()
@@ -93,7 +103,10 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
 
 
 def find_pre_tokenizer(tokenizer: TokenizerFile) -> str:
-    """Name of the pre-tokenizer, by the hash of a fixed text. Raises RfctlError `model.pre-tokenizer-unknown`."""
+    """Name of the pre-tokenizer, by the hash of a fixed text.
+
+    Raises RfctlError `model.pre-tokenizer-unknown`.
+    """
     digest = hash_pre_tokenizer(tokenizer)
     name = _read_hashes()["hash"].get(digest)
     if name is None:
@@ -110,8 +123,8 @@ def hash_pre_tokenizer(tokenizer: TokenizerFile) -> str:
 def read_base_vocabulary(tokenizer: TokenizerFile, hparams: HParams) -> Vocabulary:
     """Tokens of ids 0 to vocab_size - 1 with their types; ids without a token become unused `[PADn]`.
 
-    Raises RfctlError `model.vocabulary-too-small` when the tokenizer has an id that vocab_size leaves no room for, and
-    `model.pre-tokenizer-unknown`.
+    Raises RfctlError `model.vocabulary-too-small` when the tokenizer has an id that vocab_size leaves no
+    room for, and `model.pre-tokenizer-unknown`.
     """
     engine = tokenizer.engine
     by_id = {id: token for token, id in engine.get_vocab(with_added_tokens=True).items()}
@@ -210,7 +223,11 @@ def _adapt_normalizer(parsed: dict[str, Any], config: Mapping[str, Any]) -> bool
     """BertTokenizerFast sets its normalizer by the configuration; True when that changes the file's."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast")
     normalizer = parsed.get("normalizer")
-    if name != "BertTokenizer" or not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+    if (
+        name != "BertTokenizer"
+        or not isinstance(normalizer, dict)
+        or normalizer.get("type") != "BertNormalizer"
+    ):
         return False
     wanted = dict(normalizer)
     for key, setting, default in (
@@ -234,7 +251,10 @@ def _add_tokens(engine: Any, config: Mapping[str, Any]) -> None:
     for _, entry in sorted(((str(id).zfill(12), entry) for id, entry in entries), key=lambda item: item[0]):
         content = token_text(entry)
         if content is not None and content not in known:
-            flags = {name: bool(entry.get(name)) for name in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+            flags = {
+                name: bool(entry.get(name))
+                for name in ("lstrip", "rstrip", "single_word", "normalized", "special")
+            }
             wanted.append(AddedToken(content, **flags))
             known.add(content)
     for name in _SPECIAL:

@@ -1,7 +1,7 @@
 """What a vocabulary is here: tokens with types, and the pairs of a GGUF file that hold them.
 
-Three kinds: "gpt2" (byte-level BPE, `tokenizer.py`), "bert" (WordPiece, `tokenizer.py`) and "llama" (SentencePiece,
-`sentence.py`, or its tokenizer.json form, `tokenizer.py`).
+Three kinds: "gpt2" (byte-level BPE, `tokenizer.py`), "bert" (WordPiece, `tokenizer.py`) and "llama"
+(SentencePiece, `sentence.py`, or its tokenizer.json form, `tokenizer.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Write a plan: row chunks are read, checked, encoded and written by several threads, and hashed in file order.
+"""Write a plan: row chunks are read, checked, encoded and written by several threads, and hashed in file
+order.
 
-Every byte passes through memory once because every row is checked for NaN and infinity and the sha256 is computed on the way;
-so unchanged types are read and written too, not copied inside the kernel. Memory: a few chunks per thread.
+Every byte passes through memory once because every row is checked for NaN and infinity and the sha256 is
+computed on the way; so unchanged types are read and written too, not copied inside the kernel. Memory: a
+few chunks per thread.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rfctl.converter.expression import Slice
 from rfctl.converter.header import SourceTensor
 from rfctl.converter.layout import Layout, Place, lay_out, pad
 from rfctl.converter.plan import Plan
+from rfctl.converter.quantization.type import tensor_type
 from rfctl.converter.storage import PartialFile, SourceReader
 from rfctl.core.error import RefusedError, RfctlError
 from rfctl.core.file import sync_directory
@@ -56,13 +59,19 @@ class _Done:
 
 
 def write_plan(
-    plan: Plan, target: Path, *, threads: int | None = None, overwrite: bool = False, reporter: Reporter = SILENT
+    plan: Plan,
+    target: Path,
+    *,
+    threads: int | None = None,
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Written:
     """Write the file of `plan` to `target`; on any failure the old file, or none, is there.
 
     threads   workers; None: one per core, at most 16
-    Raises RefusedError `model.target-exists`; RfctlError `model.target-full`, `model.target-unwritable`, `model.target-busy`,
-    `model.not-finite` (names tensor and row), `model.overflow`, `model.shard-truncated`, `model.kernel-missing`.
+    Raises RefusedError `model.target-exists`; RfctlError `model.target-full`, `model.target-unwritable`,
+    `model.target-busy`, `model.not-finite` (names tensor and row), `model.overflow`,
+    `model.shard-truncated`, `model.kernel-missing`.
     """
     if target.exists() and not overwrite:
         raise RefusedError("model.target-exists", path=target)
@@ -122,7 +131,9 @@ def _write_all(
                     done = window.popleft().result()
                     tensor = done.place.tensor
                     if done.overflow_row is not None:
-                        if plan.is_strict:
+                        # An infinite scale makes a whole block NaN; an infinite half is one weight, as in
+                        # the reference.
+                        if plan.is_strict or tensor_type(tensor.type).is_quantized:
                             raise RfctlError(
                                 "model.overflow", tensor=tensor.name, row=done.overflow_row, type=tensor.type
                             )
@@ -157,7 +168,9 @@ def _run(reader: SourceReader, partial: PartialFile, place: Place, begin: int, e
     dtype = tensor.expression.dtype
     bad = check_finite(dtype, rows)
     if bad is not None:
-        raise RfctlError("model.not-finite", tensor=tensor.name, row=begin + bad[0], column=bad[1], value=bad[2])
+        raise RfctlError(
+            "model.not-finite", tensor=tensor.name, row=begin + bad[0], column=bad[1], value=bad[2]
+        )
     data, overflow = encode_rows(tensor.type, dtype, np.ascontiguousarray(rows))
     view = data.reshape(-1).view(np.uint8)
     partial.write(memoryview(view), place.offset + begin * place.row_bytes)

@@ -1,13 +1,14 @@
 """BERT as an embedding model: MiniLM, BGE, E5 and others with a WordPiece vocabulary.
 
-Source: `conversion/bert.py` BertModel of llama.cpp b11434. The pooler is left out: embeddings are pooled from the last layer.
+Source: `conversion/bert.py` BertModel of llama.cpp b11434. The pooler is left out: embeddings are pooled
+from the last layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from rfctl.converter.family import Family
 from rfctl.converter.hparams import HParams
@@ -21,8 +22,21 @@ from rfctl.core.error import RfctlError
 _DROPPED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 _DROPPED_PREFIXES = ("cls.predictions", "cls.seq_relationship")
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}  # llama.cpp include/llama.h, llama_pooling_type
-_MODES = (("pooling_mode_mean_tokens", "mean"), ("pooling_mode_cls_token", "cls"), ("pooling_mode_lasttoken", "lasttoken"))
-_LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "attn_output_norm", "ffn_up", "ffn_down", "layer_output_norm")
+_MODES = (
+    ("pooling_mode_mean_tokens", "mean"),
+    ("pooling_mode_cls_token", "cls"),
+    ("pooling_mode_lasttoken", "lasttoken"),
+)
+_LINEAR = (
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "attn_output_norm",
+    "ffn_up",
+    "ffn_down",
+    "layer_output_norm",
+)
 
 
 class Bert(Family):
@@ -31,13 +45,13 @@ class Bert(Family):
     hf_architectures = ("BertModel", "BertForMaskedLM")
     architecture = "bert"
     block_prefix = "encoder.layer."
-    names = {
+    names: ClassVar[Mapping[str, str]] = {
         "embeddings.word_embeddings": "token_embd",
         "embeddings.position_embeddings": "position_embd",
         "embeddings.token_type_embeddings": "token_types",
         "embeddings.LayerNorm": "token_embd_norm",
     }
-    block_names = {
+    block_names: ClassVar[Mapping[str, str]] = {
         "attention.self.query": "attn_q",
         "attention.self.key": "attn_k",
         "attention.self.value": "attn_v",
@@ -72,7 +86,12 @@ class Bert(Family):
             "token_embd_norm.bias": vector,
             **{f"{name}.weight": square for name in ("attn_q", "attn_k", "attn_v", "attn_output")},
             **{f"{name}.bias": vector for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_down")},
-            **{f"{name}.{suffix}": vector for name in _LINEAR if name.endswith("_norm") for suffix in ("weight", "bias")},
+            **{
+                f"{name}.{suffix}": vector
+                for name in _LINEAR
+                if name.endswith("_norm")
+                for suffix in ("weight", "bias")
+            },
             "ffn_up.weight": (inner, hidden),
             "ffn_up.bias": (inner,),
             "ffn_down.weight": (hidden, inner),

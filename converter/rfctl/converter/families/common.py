@@ -28,8 +28,12 @@ DECODER_BLOCK_REQUIRED = tuple(f"{name}.weight" for name in DECODER_BLOCK.values
 
 
 def require_output(hparams: HParams) -> tuple[str, ...]:
-    """What stands outside the layers; an output matrix of its own unless the configuration ties it to the embedding."""
-    return DECODER_REQUIRED if hparams.get("tie_word_embeddings", True) else (*DECODER_REQUIRED, "output.weight")
+    """What stands outside the layers; an output matrix of its own unless the configuration ties it to the
+    embedding.
+    """
+    return (
+        DECODER_REQUIRED if hparams.get("tie_word_embeddings", True) else (*DECODER_REQUIRED, "output.weight")
+    )
 
 
 def head_size(hparams: HParams) -> int:

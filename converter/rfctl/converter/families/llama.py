@@ -1,13 +1,14 @@
 """Llama 1 to 3.x and what has its shape (Yi, SmolLM2, R1-Distill-Llama), and Mistral.
 
-Source: `conversion/llama.py` of llama.cpp b11434. Mistral uses the same GGUF architecture; its sliding window is not
-written, as in the reference.
+Source: `conversion/llama.py` of llama.cpp b11434. Mistral uses the same GGUF architecture; its sliding
+window is not written, as in the reference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from rfctl.converter.plan import KeyValue
 from rfctl.converter.sentence import MODEL_FILE, read_sentencepiece
 from rfctl.converter.source import ModelSource
 from rfctl.converter.special import list_special_pairs
+from rfctl.converter.tokenizer import FILE as TOKENIZER_FILE
 from rfctl.converter.tokenizer import (
     is_sentencepiece_bpe,
     load_tokenizer,
@@ -46,8 +48,8 @@ class Llama(Family):
     hf_architectures = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
     architecture = "llama"
     block_prefix = "model.layers."
-    names = DECODER_NAMES
-    block_names = DECODER_BLOCK
+    names: ClassVar[Mapping[str, str]] = DECODER_NAMES
+    block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK
     block_required = DECODER_BLOCK_REQUIRED
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
@@ -61,7 +63,9 @@ class Llama(Family):
         if part == "attn_k" and hparams.get("num_key_value_heads") is not None:
             heads = hparams.count("num_key_value_heads")
         if not tensor.shape or tensor.shape[0] % (2 * heads):
-            raise RfctlError("model.tensor-shape", tensor=tensor.name, found=list(tensor.shape), wanted=f"n x {2 * heads}")
+            raise RfctlError(
+                "model.tensor-shape", tensor=tensor.name, found=list(tensor.shape), wanted=f"n x {2 * heads}"
+            )
         return RotaryRows(Slice(tensor), heads)
 
     def generate(self, hparams: HParams) -> Iterable[tuple[str, Expression]]:
@@ -101,6 +105,10 @@ class Llama(Family):
             vocabulary = read_sentencepiece(source, hparams)
             head = source.json("tokenizer.json")
             return [*vocabulary.list_pairs(), *list_special_pairs(source, head, None, len(vocabulary.tokens))]
+        if not source.has(TOKENIZER_FILE):
+            raise RfctlError(
+                "model.tokenizer-missing", path=source.path, files=f"{MODEL_FILE}, {TOKENIZER_FILE}"
+            )
         tokenizer = load_tokenizer(source)
         if is_sentencepiece_bpe(tokenizer):
             vocabulary = read_sentencepiece_bpe(tokenizer)
@@ -113,11 +121,14 @@ class Llama(Family):
         return [*vocabulary.list_pairs(), *special]
 
 
-def _rope_factors(rope: Mapping[str, object], hparams: HParams) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _rope_factors(
+    rope: Mapping[str, object], hparams: HParams
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Frequency divisors of Llama 3's rope scaling, one per pair of dimensions (float32).
 
-    The reference computes in float32 tensors; two details decide about the last bit: `base ** tensor` is a power in double
-    precision rounded to float32, and `number / tensor` is the float32 reciprocal times the number.
+    The reference computes in float32 tensors; two details decide about the last bit: `base ** tensor` is a
+    power in double precision rounded to float32, and `number / tensor` is the float32 reciprocal times the
+    number.
     """
     try:
         base = float(rope.get("rope_theta", 10000.0))  # type: ignore[arg-type]

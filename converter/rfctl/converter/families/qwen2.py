@@ -6,6 +6,7 @@ Source: `conversion/qwen.py` Qwen2Model of llama.cpp b11434.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from rfctl.converter.families.common import (
     DECODER_BLOCK,
@@ -29,8 +30,8 @@ class Qwen2(Family):
     hf_architectures = ("Qwen2ForCausalLM",)
     architecture = "qwen2"
     block_prefix = "model.layers."
-    names = DECODER_NAMES
-    block_names = DECODER_BLOCK
+    names: ClassVar[Mapping[str, str]] = DECODER_NAMES
+    block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK
     block_required = (*DECODER_BLOCK_REQUIRED, "attn_q.bias", "attn_k.bias", "attn_v.bias")
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
