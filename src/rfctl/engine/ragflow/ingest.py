@@ -28,8 +28,8 @@ from rfctl.engine.text import chunk, extract, token
 # Share of the progress when text and chunks are there, and when the vectors are.
 PARSED = 0.4
 INDEXED = 0.9
-# Chunks embedded and stored in one transaction: one call of the model, so that the progress keeps moving.
-STORE_BATCH = model.EMBED_BATCH
+# Chunks stored in one transaction (each waits for the disk); the progress moves in between.
+STORE_BATCH = 4 * model.EMBED_BATCH
 TITLE_WEIGHT = 0.1
 _REPORT_SECONDS = 0.5
 # A progress report that takes longer means that the engine is going down.
@@ -54,6 +54,7 @@ class Run:
         self.generation = generation
         self.stopped = stopped
         self.begin = time.monotonic()
+        self.reported = 0.0
         self.scope = ""
 
     async def log(self, text: str, progress: float, *, first: bool = False) -> None:
@@ -69,8 +70,16 @@ class Run:
 
         await self.state.database.write(write)
 
-    async def advance(self, progress: float) -> None:
-        """Set the progress without a line. Raises Superseded."""
+    async def advance(self, progress: float, *, pause: float = 0.0) -> None:
+        """Set the progress without a line, unless that was done in the last `pause` seconds.
+
+        Raises Superseded.
+        """
+        if self.stopped.is_set():
+            raise Superseded
+        if time.monotonic() - self.reported < pause:
+            return
+        self.reported = time.monotonic()
 
         def write(connection: sqlite3.Connection) -> None:
             self.check(connection)
@@ -163,20 +172,17 @@ async def _bind(run: Run, document: sqlite3.Row) -> model.Target:
 
 async def _cut(run: Run, document: sqlite3.Row, config: dict[str, Any]) -> list[chunk.ChunkText]:
     loop = asyncio.get_running_loop()
-    last = 0.0
 
     def on_page(done: int, total: int) -> None:
         # On the extraction's thread; what it raises ends the extraction.
-        nonlocal last
         if run.stopped.is_set():
             raise Superseded
         if not run.scope:
             run.scope = f"Page(1~{total}): "
             asyncio.run_coroutine_threadsafe(run.log("Start to parse.", 0.05), loop).result(_WRITE_SECONDS)
-        if time.monotonic() - last > _REPORT_SECONDS:
-            last = time.monotonic()
-            at = 0.05 + (PARSED - 0.05) * done / max(total, 1)
-            asyncio.run_coroutine_threadsafe(run.advance(at), loop).result(_WRITE_SECONDS)
+        at = 0.05 + (PARSED - 0.05) * done / max(total, 1)
+        report = run.advance(at, pause=_REPORT_SECONDS)
+        asyncio.run_coroutine_threadsafe(report, loop).result(_WRITE_SECONDS)
 
     suffix = document["suffix"].lower()
     kind = suffix if suffix == "pdf" or suffix in extract.TEXT_KINDS else "txt"
@@ -215,7 +221,13 @@ async def _index(
     for start in range(0, len(chunks), STORE_BATCH):
         batch = chunks[start : start + STORE_BATCH]
         begin = time.monotonic()
-        vectors = await model.embed(run.state, target, [piece.content for piece in batch])
+        parts = []
+        for offset in range(0, len(batch), model.EMBED_BATCH):
+            texts = [piece.content for piece in batch[offset : offset + model.EMBED_BATCH]]
+            parts.append(await model.embed(run.state, target, texts))
+            at = PARSED + (INDEXED - PARSED) * (start + offset) / len(chunks)
+            await run.advance(at, pause=_REPORT_SECONDS)
+        vectors = np.concatenate(parts)
         if vectors.shape[1] != title.size:
             raise model.EmbeddingError(
                 f"vectors of {vectors.shape[1]} and {title.size} numbers from one model"
