@@ -230,7 +230,7 @@ def test_the_context_is_known_to_the_model_server(scene: Scene) -> None:
         scene.ask()
         options = scene.double.asked()["options"]
         assert options["num_ctx"] == 4096
-        assert 64 <= options["num_predict"] <= 1024
+        assert 64 <= options["num_predict"] <= 512
         scene.double.parameters = 'num_ctx                        512\nnum_predict 64\nstop "<|im_end|>"'
         answer = scene.ask()
         asked = scene.double.asked()

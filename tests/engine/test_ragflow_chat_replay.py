@@ -75,9 +75,6 @@ DEVIATIONS = [
     Deviation("completions-empty", r"usage\..*", "token counts are estimates", (12,)),
     Deviation("completions-empty", r"sse\..*usage\..*", "token counts are estimates", (13,)),
     Deviation("openai-compatible", r".*\.content", "words of another chat model"),
-    Deviation(
-        "openai-compatible", r"(sse\.\d\.)?usage\.(completion|total|prompt)_.*", "token counts are estimates"
-    ),
 ]
 
 

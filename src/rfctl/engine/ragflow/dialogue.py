@@ -2,8 +2,10 @@
 
 After RAGFlow v0.27.0 `dialog_service.py`. Deviations: `refine_multiturn` costs no call of the model, a
 follow-up question that finds too little is searched again together with the question before it (a small
-model's rewritten question spoils the search); a stream that breaks off says so with `**ERROR**` (RAGFlow ends
-it like a complete answer); an assistant without datasets gets no prompt about a knowledge base.
+model's rewritten question spoils the search); without settings an answer from documents is asked for with
+RAGFlow's preset "Precise" instead of Ollama's defaults, and at most 512 tokens long; a stream that breaks off
+says so with `**ERROR**` (RAGFlow ends it like a complete answer); an assistant without datasets gets no
+prompt about a knowledge base.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ _log = logging.getLogger(__name__)
 TRUNCATED = "...\nThe answer is truncated by your chosen LLM due to its limitation on context length."
 TRUNCATED_ZH = "······\n由于大模型的上下文窗口大小限制，回答已经被大模型截断。"
 _STEPS = ("Check LLM", "Check Langfuse tracer", "Bind models", "Query refinement(LLM)", "Retrieval")
+# For answers from documents, where neither the assistant nor the Modelfile says otherwise: RAGFlow's preset
+# "Precise". Ollama's own defaults are for free writing.
+_PRECISE = {"temperature": 0.1, "top_p": 0.3}
 # Settings that go to Ollama as they are. frequency_penalty does not: it would become repeat_penalty.
 _OPTIONS = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "repeat_penalty")
 
@@ -223,7 +228,7 @@ async def _speak(
         return
     yield built
     setting = json.loads(question.chat["llm_setting_json"]) if question.chat is not None else {}
-    options = _options(setting | dict(question.settings), bound, prompt.estimate(built.messages))
+    options = _options(setting | dict(question.settings), bound, prompt.estimate(built.messages), bool(rows))
     written, done = "", False
     try:
         stream = model.chat(state, target, built.messages, options)
@@ -242,14 +247,15 @@ async def _speak(
         yield Delta(("\n" if written else "") + f"**ERROR**: {error}")
 
 
-def _options(setting: dict[str, Any], bound: limit.Limit, size: int) -> dict[str, Any]:
-    options = {key: setting[key] for key in _OPTIONS if setting.get(key) is not None}
-    if not bound.is_fixed:
+def _options(setting: dict[str, Any], bound: limit.Limit, size: int, precise: bool) -> dict[str, Any]:
+    options = {key: value for key, value in _PRECISE.items() if precise and key not in bound.fixed}
+    options |= {key: setting[key] for key in _OPTIONS if setting.get(key) is not None}
+    if "num_ctx" not in bound.fixed:
         options["num_ctx"] = bound.context
     wanted = setting.get("max_tokens")
     if isinstance(wanted, int) and wanted > 0:
         options["num_predict"] = wanted
-    elif not bound.has_predict:
+    elif "num_predict" not in bound.fixed:
         # Without a bound a small model that loops would write until the context is full, and then on.
         options["num_predict"] = max(64, min(limit.MAX_ANSWER, bound.context - size))
     return options

@@ -16,7 +16,7 @@ from rfctl.engine.ragflow.state import State
 
 # Ollama's default when neither the Modelfile nor the request says num_ctx.
 SERVER_DEFAULT = 4096
-MAX_ANSWER = 1024
+MAX_ANSWER = 512
 _KEPT_SECONDS = 30.0
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 _CACHE = "limit"
@@ -25,14 +25,12 @@ _CACHE = "limit"
 @dataclass(frozen=True)
 class Limit:
     """
-    context      tokens that prompt and answer may have together
-    is_fixed     the Modelfile sets num_ctx, so the request need not
-    has_predict  the Modelfile sets num_predict
+    context  tokens that prompt and answer may have together
+    fixed    parameters that the Modelfile sets, so that the request need not
     """
 
     context: int
-    is_fixed: bool
-    has_predict: bool
+    fixed: frozenset[str]
 
 
 async def find(state: State, target: Target) -> Limit:
@@ -49,7 +47,7 @@ async def find(state: State, target: Target) -> Limit:
     context = int(fixed) if fixed.isdigit() and int(fixed) else min(trained or SERVER_DEFAULT, SERVER_DEFAULT)
     if target.max_tokens > 0:
         context = min(context, target.max_tokens)
-    return Limit(max(context, 64), fixed.isdigit(), "num_predict" in parameters)
+    return Limit(max(context, 64), frozenset(parameters))
 
 
 async def _show(state: State, target: Target) -> tuple[dict[str, str], int]:

@@ -19,6 +19,8 @@ from rfctl.engine.text import markup, pdf
 MAX_BYTES = 128 << 20
 TEXT_KINDS = frozenset({"txt", "md", "markdown", "mdx", "csv", "json", "jsonl", "html", "htm"})
 _HYPHENS = re.compile("(\\w*)[\x02\ufffe](?:\\s*)(\\w*)")
+# Dot leaders of tables of contents: nothing to search for, and each dot costs a token.
+_LEADERS = re.compile(r"(?:\s?[.\u2024\u2026\u00b7]){4,}")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -113,7 +115,9 @@ def _extract_pdf(
     pages: list[Page] = []
     try:
         for raw, total in pdf.read_pages(path, ranges, page_timeout):
-            lines = tuple(Line(str(text), *map(float, box)) for text, *box in raw["lines"])
+            lines = tuple(
+                Line(_LEADERS.sub(" …", str(text)), *map(float, box)) for text, *box in raw["lines"]
+            )
             damaged = "damaged" in raw
             pages.append(Page(raw["number"], float(raw["width"]), float(raw["height"]), lines, damaged))
             if on_page is not None:
