@@ -418,3 +418,12 @@ def test_parameters_of_recorded_creates_have_known_types(golden: Path) -> None:
             assert check_parameters(body["parameters"])
             seen += 1
     assert seen
+
+
+def test_a_create_stream_without_end_of_line_is_not_read_for_ever() -> None:
+    def endless(request: Any) -> Response:
+        return Response(200, (b"x" * 65536 for _ in range(10_000)), "application/x-ndjson")
+
+    with HttpServer(endless) as server, pytest.raises(RfctlError) as caught:
+        OllamaClient(server.url).create({"model": "m"})
+    assert caught.value.id == "ollama.create-unfinished"

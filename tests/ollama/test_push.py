@@ -315,3 +315,15 @@ def test_a_full_disk_during_the_upload_is_named(tmp_path: Path) -> None:
             push(client, path, "tiny")
         assert caught.value.id == "ollama.disk-full"
         assert not server.models
+
+
+def test_a_named_format_is_sent_to_every_server(tmp_path: Path) -> None:
+    plain = write_gguf(tmp_path / "plain.gguf", template="")
+    with Keeper() as server, OllamaClient(server.url) as client:
+        push(client, plain, "plain", template="llama3", verify=False)
+        body = server.models["plain:latest"]["body"]
+        assert "<|start_header_id|>" in body["template"]
+        assert "<|eot_id|>" in body["parameters"]["stop"]
+        bare = push(client, plain, "bare")
+        assert "template" not in server.models["bare:latest"]["body"]
+    assert "ollama.check-prompt-no-template" in ids(bare)

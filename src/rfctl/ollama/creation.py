@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEADLINE_SECONDS = 4 * 3600.0
 ALIVE_SECONDS = 20.0
 MAX_LINES = 10_000
-MAX_LINE_CHARACTERS = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,17 @@ def _read_stream(
             if answer.status_code != 200:
                 outgoing.put(_End(answer.status_code, answer.read()[:65536]))
                 return
-            for line in answer.iter_lines():
-                count += 1
-                if count > MAX_LINES or len(line) > MAX_LINE_CHARACTERS:
+            rest = b""
+            for piece in answer.iter_bytes():
+                *lines, rest = (rest + piece).split(b"\n")
+                count += len(lines)
+                for line in lines:
+                    if line.strip():
+                        outgoing.put(_Line(line.decode("utf-8", errors="replace")))
+                if count > MAX_LINES or len(rest) > MAX_LINE_BYTES:
                     break
-                if line.strip():
-                    outgoing.put(_Line(line))
+            if rest.strip() and len(rest) <= MAX_LINE_BYTES:
+                outgoing.put(_Line(rest.decode("utf-8", errors="replace")))
         outgoing.put(_End(200, b""))
     except httpx.HTTPError as error:
         outgoing.put(_End(0, b"", error))
