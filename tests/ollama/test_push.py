@@ -327,3 +327,17 @@ def test_a_named_format_is_sent_to_every_server(tmp_path: Path) -> None:
         bare = push(client, plain, "bare")
         assert "template" not in server.models["bare:latest"]["body"]
     assert "ollama.check-prompt-no-template" in ids(bare)
+
+
+def test_a_server_on_another_port_is_recognised_by_the_manifest(tmp_path: Path) -> None:
+    path, ledger = write_gguf(tmp_path / "tiny.gguf"), tmp_path / "ledger.json"
+    with keeper(path) as old, OllamaClient(old.url) as client:
+        push(client, path, "tiny", ledger_path=ledger)
+    with keeper(path) as new, OllamaClient(new.url) as client:
+        assert not push(client, path, "tiny", num_ctx=64, ledger_path=ledger).unchanged
+        new.models = old.models
+        new.blobs = old.blobs
+        assert not push(client, path, "tiny", ledger_path=ledger).unchanged
+    with keeper(path) as third, OllamaClient(third.url) as client:
+        third.models = new.models
+        assert push(client, path, "tiny", ledger_path=ledger).unchanged

@@ -62,8 +62,14 @@ class Ledger:
             self._document = document
 
     def find(self, url: str, name: str) -> Entry | None:
-        """What was last pushed as `name` to `url`."""
-        item = self._document["models"].get(f"{url} {name.lower()}")
+        """What was last pushed as `name` to `url`, else as `name` to any server.
+
+        The manifest digest, which callers compare, identifies a model on whatever port its server is today.
+        """
+        models = self._document["models"]
+        suffix = f" {name.lower()}"
+        others = (item for key, item in reversed(models.items()) if key.endswith(suffix))
+        item = models.get(f"{url}{suffix}") or next(others, None)
         try:
             return Entry(**(item | {"checks": tuple(item.get("checks", ()))}))
         except (TypeError, AttributeError):
