@@ -70,9 +70,11 @@ class Ledger:
         suffix = f" {name.lower()}"
         others = (item for key, item in reversed(models.items()) if key.endswith(suffix))
         item = models.get(f"{url}{suffix}") or next(others, None)
+        if not isinstance(item, dict):
+            return None
         try:
             return Entry(**(item | {"checks": tuple(item.get("checks", ()))}))
-        except (TypeError, AttributeError):
+        except TypeError:
             return None
 
     def record(self, url: str, name: str, entry: Entry) -> None:
