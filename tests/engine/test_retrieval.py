@@ -155,6 +155,28 @@ def test_filters(database: sqlite3.Connection) -> None:
     assert {hit.seq for hit in both} == {seqs["z"], foreign}
 
 
+def test_a_small_document_is_found_beside_a_large_one(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rfctl.engine.text import index
+
+    monkeypatch.setattr(index, "CANDIDATES", 4)
+    add_document(database, "d", "large")
+    add_document(database, "d", "small")
+    for number in range(40):
+        add(database, "d", "large", [f"battery battery {number}"], [[1, 0]])
+    [seq] = add(database, "d", "small", ["the battery among many other words of a long text"], [[0.1, 1]])
+    vector, asked = np.array([1, 0], dtype=np.float32), query.analyse("battery")
+
+    def found(**kwargs: Any) -> list[int]:
+        return [hit.seq for hit in search(database, MatrixCache(), asked, vector, ["d"], **kwargs)]
+
+    assert seq not in found()
+    assert found(document_ids=["small"]) == [seq]
+    database.execute("UPDATE document SET enabled = 0 WHERE id = 'large'")
+    assert found() == [seq]
+
+
 def test_the_index_follows_every_change(database: sqlite3.Connection) -> None:
     add_document(database, "d", "x")
     cache, asked = MatrixCache(), query.analyse("battery")

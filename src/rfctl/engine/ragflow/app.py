@@ -32,6 +32,7 @@ from rfctl.engine.ragflow import (
     provider,
     queue,
     registration,
+    retoken,
     retrieval_api,
     seed,
     session_api,
@@ -137,6 +138,7 @@ async def lifespan(data_dir: Path, api_key: str, self_url: str) -> AsyncIterator
     database = await asyncio.to_thread(Database, data_dir / "ragflow.sqlite")
     try:
         tenant_id = await database.write(lambda connection: seed.plant(connection, preset=bool(self_url)))
+        await retoken.ensure(database)
         async with httpx.AsyncClient(trust_env=False) as http:
             shared = state.State(
                 database=database,

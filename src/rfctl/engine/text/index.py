@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,16 @@ _SPARE = 4
 _BATCH = 500
 # Ranking a match costs about a microsecond; words that would bring in more rows than this only rank.
 _ROWS = 8000
+_WORDS_KEPT = 10_000
 _SELECT = (
     "SELECT c.seq, c.document_id, c.tokens, c.important_keywords_json, c.questions_json, d.name"
-    " FROM chunk c JOIN document d ON d.id = c.document_id WHERE d.enabled = 1 AND c.seq IN "
+    " FROM chunk c JOIN document d ON d.id = c.document_id WHERE c.seq IN "
 )
+_MATCH_IN = (
+    "SELECT t.rowid FROM chunk_text t JOIN chunk c ON c.seq = t.rowid JOIN document d ON d.id = c.document_id"
+    " WHERE chunk_text MATCH ? AND c.dataset_id = ? AND c.available = 1 AND d.enabled = 1"
+)
+_OF_DOCUMENTS = "SELECT c.seq FROM document d JOIN chunk c ON c.document_id = d.id WHERE d.dataset_id = ?"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class MatrixCache:
         self._limit = limit
         self._held: OrderedDict[tuple[str, int], Matrix] = OrderedDict()
         self._lock = threading.Lock()
+        # How many rows hold a word, as of the last change that was seen: only an estimate is needed.
+        self.frequencies: dict[str, int] = {}
 
     def get(self, connection: sqlite3.Connection, dataset_id: str, dimension: int) -> Matrix:
         """The matrix of a dataset's vectors with that dimension, as the connection sees them."""
@@ -77,6 +85,7 @@ class MatrixCache:
             old = self._held.get(key)
             if old is None or old.revision != revision:
                 old = _load(connection, dataset_id, dimension, revision, old)
+                self.frequencies.clear()
                 self._held[key] = old
             self._held.move_to_end(key)
             while len(self._held) > 1 and sum(matrix.size for matrix in self._held.values()) > self._limit:
@@ -104,29 +113,29 @@ def search(
     vector = np.asarray(vector, dtype=np.float32).ravel()
     length = float(np.linalg.norm(vector))
     unit = (vector / length if length else vector).astype(np.float32)
-    hidden = _hidden(connection, dataset_ids)
     cosines: dict[int, float] = {}
     near: list[int] = []
     lexical: list[int] = []
-    expression = _narrow(connection, query)
+    expression = _narrow(connection, cache, query)
     matched = _match(connection, expression) if expression else []
     for dataset_id in dataset_ids:
         matrix = cache.get(connection, dataset_id, vector.size)
         scores = matrix.rows @ unit
-        near += _largest(matrix.seqs, scores, min(top_k, CANDIDATES))
-        ours = _among(matched, matrix.seqs)
+        barred = _barred(connection, dataset_id, matrix.seqs, document_ids)
+        near += _largest(matrix.seqs, np.where(barred, -np.inf, scores), min(top_k, CANDIDATES))
+        ours = _among(matched, matrix.seqs[~barred])
         if len(matched) == CANDIDATES * _SPARE and len(ours) < CANDIDATES:
-            ours = _match_in(connection, expression, dataset_id)
+            ours = _among(_match_in(connection, expression, dataset_id, document_ids), matrix.seqs)
         lexical += ours[:CANDIDATES]
         wanted = np.array([*near, *lexical], dtype=np.int64)
         at = np.searchsorted(matrix.seqs, wanted)
         for seq, index in zip(wanted.tolist(), at.tolist(), strict=True):
-            if index < len(matrix.seqs) and matrix.seqs[index] == seq:
+            if index < len(matrix.seqs) and matrix.seqs[index] == seq and not barred[index]:
                 cosines[seq] = float(scores[index])
-    candidates = [seq for seq in dict.fromkeys([*lexical, *near]) if seq not in hidden]
-    terms = _compare(connection, query, candidates, document_ids, set(lexical), query.least)
+    candidates = [seq for seq in dict.fromkeys([*lexical, *near]) if seq in cosines]
+    terms = _compare(connection, query, candidates, set(lexical), query.least)
     if not terms and query.least > 1:
-        terms = _compare(connection, query, candidates, document_ids, set(lexical), 1)
+        terms = _compare(connection, query, candidates, set(lexical), 1)
     return _rank(terms, cosines, threshold, weight)
 
 
@@ -181,18 +190,22 @@ def _largest(seqs: NDArray[np.int64], scores: NDArray[np.floating[Any]], count: 
     return [int(seq) for seq in seqs]
 
 
-def _narrow(connection: sqlite3.Connection, query: Query) -> str:
+def _narrow(connection: sqlite3.Connection, cache: MatrixCache, query: Query) -> str:
     """The query's expression with its rarest words only, so many that they match about `_ROWS` rows."""
     connection.execute(
         "CREATE VIRTUAL TABLE IF NOT EXISTS temp.chunk_vocab USING fts5vocab(main, chunk_text, row)"
     )
-    counts: list[tuple[int, str]] = []
+    counts: dict[str, int] = {}
     for term in query.terms:
-        row = connection.execute("SELECT doc FROM temp.chunk_vocab WHERE term = ?", (term,)).fetchone()
-        # The full-text table folds accents away, so a word with one is not in the list under its own name.
-        counts.append((0 if row is None else row[0], term))
+        if term not in cache.frequencies:
+            row = connection.execute("SELECT doc FROM temp.chunk_vocab WHERE term = ?", (term,)).fetchone()
+            # The full-text table folds accents away, so a word with one is not listed under its own name.
+            cache.frequencies[term] = 0 if row is None else int(row[0])
+        counts[term] = cache.frequencies.get(term, 0)
+    if len(cache.frequencies) > _WORDS_KEPT:
+        cache.frequencies.clear()
     kept, total = list[str](), 0
-    for count, term in sorted(counts):
+    for count, term in sorted((count, term) for term, count in counts.items()):
         if total and total + count > _ROWS:
             break
         kept.append(term)
@@ -208,13 +221,42 @@ def _match(connection: sqlite3.Connection, expression: str) -> list[int]:
     return [row[0] for row in rows]
 
 
-def _match_in(connection: sqlite3.Connection, expression: str, dataset_id: str) -> list[int]:
-    rows = connection.execute(
-        "SELECT t.rowid FROM chunk_text t JOIN vector v ON v.chunk_seq = t.rowid"
-        " WHERE chunk_text MATCH ? AND v.dataset_id = ? ORDER BY t.rank LIMIT ?",
-        (expression, dataset_id, CANDIDATES),
-    )
+def _match_in(
+    connection: sqlite3.Connection, expression: str, dataset_id: str, document_ids: Sequence[str] | None
+) -> list[int]:
+    condition, values = _documents(document_ids)
+    statement = _MATCH_IN + condition + " ORDER BY t.rank LIMIT ?"
+    rows = connection.execute(statement, (expression, dataset_id, *values, CANDIDATES))
     return [row[0] for row in rows]
+
+
+def _documents(ids: Sequence[str] | None) -> tuple[str, Sequence[str]]:
+    return ("", ()) if ids is None else (f" AND d.id IN ({','.join('?' * len(ids))})", ids)
+
+
+def _barred(
+    connection: sqlite3.Connection,
+    dataset_id: str,
+    seqs: NDArray[np.int64],
+    document_ids: Sequence[str] | None,
+) -> NDArray[np.bool_]:
+    """Which of the rows may not be found: hidden, of a disabled document, outside the asked documents."""
+    barred = np.zeros(len(seqs), dtype=np.bool_)
+    hidden = connection.execute("SELECT seq FROM chunk WHERE dataset_id = ? AND available = 0", (dataset_id,))
+    rows = [row[0] for row in hidden]
+    disabled = connection.execute(
+        "SELECT c.seq FROM document d JOIN chunk c ON c.document_id = d.id"
+        " WHERE d.dataset_id = ? AND d.enabled = 0",
+        (dataset_id,),
+    )
+    rows += [row[0] for row in disabled]
+    if rows:
+        barred |= np.isin(seqs, np.array(rows, dtype=np.int64))
+    if document_ids is not None:
+        condition, values = _documents(document_ids)
+        asked = connection.execute(_OF_DOCUMENTS + condition, (dataset_id, *values))
+        barred |= ~np.isin(seqs, np.array([row[0] for row in asked], dtype=np.int64))
+    return barred
 
 
 def _among(found: Sequence[int], seqs: NDArray[np.int64]) -> list[int]:
@@ -225,34 +267,20 @@ def _among(found: Sequence[int], seqs: NDArray[np.int64]) -> list[int]:
     return [int(seq) for seq in numbers[seqs[at] == numbers]]
 
 
-def _hidden(connection: sqlite3.Connection, dataset_ids: Iterable[str]) -> set[int]:
-    hidden = set[int]()
-    for dataset_id in dataset_ids:
-        rows = connection.execute(
-            "SELECT seq FROM chunk WHERE dataset_id = ? AND available = 0", (dataset_id,)
-        )
-        hidden.update(row[0] for row in rows)
-    return hidden
-
-
 def _compare(
     connection: sqlite3.Connection,
     query: Query,
     candidates: Sequence[int],
-    document_ids: Sequence[str] | None,
     lexical: set[int],
     least: int,
 ) -> dict[int, float]:
-    """Term similarity by seq of the candidates that pass the document filter and hold enough keywords."""
-    wanted = None if document_ids is None else set(document_ids)
+    """Term similarity by seq of the candidates that hold enough keywords."""
     titles: dict[str, str] = {}
     result: dict[int, float] = {}
     for start in range(0, len(candidates), _BATCH):
         batch = candidates[start : start + _BATCH]
         rows = connection.execute(_SELECT + f"({','.join('?' * len(batch))})", batch)
         for seq, document_id, tokens, keywords, questions, name in rows:
-            if wanted is not None and document_id not in wanted:
-                continue
             if query.terms and (least > 1 or seq not in lexical):
                 present = query.terms.intersection(tokens.split())
                 if not present or len(present) < least:
