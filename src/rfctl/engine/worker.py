@@ -32,13 +32,16 @@ def main() -> None:
     channel.write(json.dumps(answer) + "\n")
     channel.flush()
     if "error" in answer:
-        os._exit(EXIT_LOAD_FAILED)
+        # A regular exit: llama.cpp's log has a thread of its own, which still holds the reason.
+        sys.exit(EXIT_LOAD_FAILED)
     threading.Event().wait()
 
 
 def _end_with_parent() -> None:
-    # os._exit: the native threads need no farewell, and a lock held by them must not delay the end.
-    sys.stdin.read()
+    # The descriptor, not sys.stdin: a lock on that would break a regular exit of the main thread.
+    while os.read(0, 4096):
+        pass
+    # The native threads need no farewell, and a lock held by them must not delay the end.
     os._exit(0)
 
 

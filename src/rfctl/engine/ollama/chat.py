@@ -27,6 +27,8 @@ _FIELDS = {
     "options": "map[string]interface {}",
     "truncate": "bool",
     "shift": "bool",
+    "logprobs": "bool",
+    "top_logprobs": "int",
     "_debug_render_only": "bool",
 }
 _MESSAGE = {"role": "string", "content": "string", "thinking": "string", "tool_name": "string"}
@@ -63,7 +65,7 @@ async def chat(request: Request) -> Response:
     think = choose_thinking(model, name, body.get("think"))
     if body.get("tools") and "tools" not in model.capabilities:
         raise ApiError(400, f"{model.name.full} does not support tools")
-    lines = _answer(shared, model, body, messages, keep_alive=keep_alive, think=think)
+    lines = answer_messages(shared, model, body, messages, keep_alive=keep_alive, think=think)
     if body.get("_debug_render_only"):
         return await collect(request, lines, lambda found: found[0])
     if body.get("stream", True):
@@ -110,7 +112,7 @@ def choose_thinking(model: Model, name: str, wanted: object) -> bool:
     return model.can_think if wanted is None else bool(wanted)
 
 
-async def _answer(
+async def answer_messages(
     shared: state.State,
     model: Model,
     body: Mapping[str, Any],
@@ -119,6 +121,7 @@ async def _answer(
     keep_alive: float | None,
     think: bool,
 ) -> Lines:
+    """The lines of a streamed answer, the counters in the last. body: a checked ChatRequest."""
     clock = Clock()
     options = merge_options(model, body.get("options", {}))
     schema = parse_format(body.get("format"))
@@ -141,7 +144,7 @@ async def _answer(
                 _debug_info={"rendered_template": text},
             )
             return
-        settings = sampling(options, spec.num_ctx)
+        settings = sampling(options, spec.num_ctx) | completion.probabilities(body)
         if model.uses_go_template:
             text = await prompt.render(backend, model, conversation, extra)
             tokens = await fit_prompt(backend, model, body, options, text)
@@ -161,7 +164,7 @@ async def _answer(
                         **clock.counters(piece),
                     )
                 elif piece.content or piece.thinking or piece.tool_calls:
-                    yield line(body["model"], message=_message(piece), done=False)
+                    yield line(body["model"], message=_message(piece), done=False, **piece.extra())
 
 
 async def fit_prompt(
@@ -230,4 +233,4 @@ def _fold(lines: list[dict[str, Any]]) -> dict[str, Any]:
         thinking="".join(message.get("thinking", "") for message in messages),
         tool_calls=[call for message in messages for call in message.get("tool_calls", ())],
     )
-    return {**lines[-1], "message": _message(whole)}
+    return {**completion.fold_logprobs(lines), "message": _message(whole)}

@@ -18,12 +18,17 @@ _NANOSECONDS = 10**9
 
 @dataclass(frozen=True)
 class Piece:
-    """What one event adds to the answer; tokens: ids, where the path reports them."""
+    """What one event adds to the answer; tokens: ids, where the path reports them; logprobs: if asked for."""
 
     content: str = ""
     thinking: str = ""
     tool_calls: Sequence[dict[str, Any]] = ()
     tokens: Sequence[int] = ()
+    logprobs: Sequence[dict[str, Any]] = ()
+
+    def extra(self) -> dict[str, Any]:
+        """The keys of a line behind `done`."""
+        return {"logprobs": list(self.logprobs)} if self.logprobs else {}
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,11 @@ async def complete(backend: Backend, body: Mapping[str, Any]) -> AsyncGenerator[
     async with contextlib.aclosing(backend.events("/completion", {**body, "return_tokens": True})) as events:
         async for event in events:
             if event.get("content") or event.get("tokens"):
-                yield Piece(content=event.get("content", ""), tokens=event.get("tokens", ()))
+                yield Piece(
+                    content=event.get("content", ""),
+                    tokens=event.get("tokens", ()),
+                    logprobs=_logprobs(event.get("completion_probabilities", ()), body["n_probs"]),
+                )
             if event.get("stop"):
                 reason = "length" if event.get("stop_type") == "limit" else "stop"
                 yield _final(reason, event, event["tokens_evaluated"], event["tokens_predicted"])
@@ -79,7 +88,9 @@ async def chat(backend: Backend, body: Mapping[str, Any]) -> AsyncGenerator[Piec
                 _add_calls(calls, delta.get("tool_calls") or ())
                 content, thinking = delta.get("content") or "", delta.get("reasoning_content") or ""
                 if content or thinking:
-                    yield Piece(content=content, thinking=thinking)
+                    found = (choice.get("logprobs") or {}).get("content", ())
+                    logprobs = _logprobs(found, body.get("top_logprobs", 0))
+                    yield Piece(content=content, thinking=thinking, logprobs=logprobs)
                 if choice.get("finish_reason"):
                     reason = "length" if choice["finish_reason"] == "length" else "stop"
             if usage := event.get("usage"):
@@ -110,6 +121,25 @@ def _final(reason: str, event: Mapping[str, Any], prompt_count: int, count: int)
     return Final(reason, prompt_count, milliseconds[0], count, milliseconds[1])
 
 
+def probabilities(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that ask llama-server for log probabilities; `/completion` gives them for n_probs > 0."""
+    if not body.get("logprobs"):
+        return {"n_probs": 0}
+    count = int(body.get("top_logprobs") or 0)
+    return {"n_probs": max(count, 1), "logprobs": True, "top_logprobs": count}
+
+
+def _logprobs(found: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+    def keep(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: entry[key] for key in ("token", "logprob", "bytes") if key in entry}
+
+    return [
+        keep(entry) | {"top_logprobs": [keep(other) for other in entry.get("top_logprobs", ())[:count]]}
+        for entry in found
+        if count or "logprob" in entry
+    ]
+
+
 def parse_format(value: object) -> dict[str, Any] | None:
     """The JSON schema that `format` asks for, None for free text. Raises ApiError 500."""
     if value in (None, ""):
@@ -125,3 +155,16 @@ def parse_format(value: object) -> dict[str, Any] | None:
 def line(model: str, **values: Any) -> dict[str, Any]:
     """A line of an answer with its first two keys."""
     return {"model": model, "created_at": timestamp(), **values}
+
+
+def fold_logprobs(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last line with the log probabilities of all, in Go's place for them."""
+    found = [entry for item in lines for entry in item.get("logprobs", ())]
+    if not found:
+        return dict(lines[-1])
+    folded: dict[str, Any] = {}
+    for key, value in lines[-1].items():
+        folded[key] = value
+        if key == "done_reason":
+            folded["logprobs"] = found
+    return folded

@@ -96,18 +96,19 @@ async def _create(shared: state.State, name: ModelName, body: Mapping[str, Any])
             for layer in layers:
                 yield {"status": f"using existing layer {layer.digest}"}
             header = base.header
+            _check_quantize(body, header)
         elif "files" in body:
             if not _looks_like_gguf(shared, body["files"]):
                 raise ApiError(400, "unknown type")
             yield {"status": "parsing GGUF"}
             layers, header = await asyncio.to_thread(_open_files, shared, body["files"])
+            _check_quantize(body, header)
             if not _is_unchecked(header):
                 yield {"status": "verifying conversion"}
             for layer in layers:
                 yield {"status": f"using existing layer {layer.digest}"}
         else:
             raise ApiError(400, "neither 'from' or 'files' was specified")
-        _check_quantize(body.get("quantize") or body.get("quantization") or "", header)
         _check_adapters(body.get("adapters", {}))
         with shared.store.transaction():
             try:
@@ -224,8 +225,9 @@ def _check_gguf(header: GgufHeader) -> None:
         raise ApiError(500, f"{_REFUSED}: unknown model architecture: '{architecture}'")
 
 
-def _check_quantize(wanted: str, header: GgufHeader) -> None:
+def _check_quantize(body: Mapping[str, Any], header: GgufHeader) -> None:
     """Quantizing is the converter's work; asking for what the file already is does nothing."""
+    wanted = body.get("quantize") or body.get("quantization") or ""
     if not wanted:
         return
     kind = wanted.upper()

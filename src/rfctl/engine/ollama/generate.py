@@ -31,6 +31,8 @@ _FIELDS = {
     "options": "map[string]interface {}",
     "truncate": "bool",
     "shift": "bool",
+    "logprobs": "bool",
+    "top_logprobs": "int",
     "_debug_render_only": "bool",
 }
 
@@ -74,7 +76,7 @@ async def _answer(
             yield line(body["model"], response="", done=False, _debug_info={"rendered_template": text})
             return
         tokens = _context(body) + await fit_prompt(backend, model, body, options, text)
-        settings = sampling(options, spec.num_ctx)
+        settings = sampling(options, spec.num_ctx) | completion.probabilities(body)
         if schema is not None:
             settings["json_schema"] = schema
         generated: list[int] = []
@@ -94,7 +96,7 @@ async def _answer(
                     continue
                 generated += piece.tokens
                 if piece.content:
-                    yield line(body["model"], response=piece.content, done=False)
+                    yield line(body["model"], response=piece.content, done=False, **piece.extra())
 
 
 async def _render(backend: Backend, model: Model, body: Mapping[str, Any]) -> str:
@@ -122,4 +124,5 @@ def _context(body: Mapping[str, Any]) -> list[int]:
 
 
 def _fold(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**lines[-1], "response": "".join(item["response"] for item in lines)}
+    text = "".join(item["response"] for item in lines)
+    return {**completion.fold_logprobs(lines), "response": text}
