@@ -11,12 +11,13 @@ from rfctl.core.error import RfctlError, UsageError
 from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.failure import ServerError, shorten
 from rfctl.ragflow_client.record import check_ids, mapping, record, records, text
-from rfctl.ragflow_client.reference import Source, number_sources
+from rfctl.ragflow_client.reference import MarkWriter, Source, number_sources
 from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
 
 _ERROR = "**ERROR**"
 _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)\s*", re.DOTALL)
 SESSION_NAME = "rfctl"
+_TOP_N = 6  # of an assistant made without one
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,12 @@ def ask_stream(
     session = session or open_session(api, chat)
     body = {"question": question, "session_id": session.id, "stream": True}
     frames = api.stream(f"/chats/{_id(chat.id)}/completions", body)
+    writer = MarkWriter(show, chat.top_n or _TOP_N)
     try:
-        whole, reference = join_frames((mapping(frame.get("data")) for frame in frames), show)
+        whole, reference = join_frames((mapping(frame.get("data")) for frame in frames), writer.write)
     except ServerError as error:
         raise _translate(error, chat) from error
+    writer.finish()
     return _answer(whole, reference, session.id, chat)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,11 @@ from rfctl.ragflow_client.record import number, text
 
 # [ID:3], [ID: 3], [3] is left alone; ##3$$ is the form of RAGFlow before 0.20.
 _MARK = re.compile(r"\s?\[ID\s*:?\s*(\d+)\]|\s?\(ID\s*:\s*(\d+)\)|\s?##(\d+)\$\$", re.IGNORECASE)
+# A mark that may go on in the next piece, with the blank in front of it.
+_OPEN_MARK = re.compile(
+    r"\s?(?:[\[(](?:I(?:D\s*:?\s*\d{0,6})?)?|#{1,2}(?:\d{1,6}\$?)?)$|\s$",
+    re.IGNORECASE,
+)
 _PAGED = (".pdf", ".ppt", ".pptx")
 
 
@@ -73,22 +78,53 @@ def number_sources(answer: str, chunks: Sequence[Mapping[str, Any]]) -> tuple[st
     """
     order: list[int] = []
 
-    def replace(match: re.Match[str]) -> str:
-        index = int(next(group for group in match.groups() if group))
-        if index >= len(chunks):
-            return ""
-        if index not in order:
-            order.append(index)
-        lead = " " if match[0][0].isspace() else ""
-        return f"{lead}[{order.index(index) + 1}]"
-
-    rewritten = _MARK.sub(replace, answer)
+    rewritten = _MARK.sub(lambda match: _number(match, order, len(chunks)), answer)
     rest = [index for index in range(len(chunks)) if index not in order]
     sources = tuple(
         read_source(chunks[index], place, cited=place <= len(order))
         for place, index in enumerate([*order, *rest], start=1)
     )
     return rewritten, sources
+
+
+class MarkWriter:
+    """Passes streamed text on with `[ID:n]` already as `[1]`, `[2]`; a mark may arrive in pieces.
+
+    limit: how many passages the model can have been given; marks beyond are taken out.
+    """
+
+    def __init__(self, show: Callable[[str], None], limit: int) -> None:
+        self._show = show
+        self._limit = limit
+        self._order: list[int] = []
+        self._held = ""
+
+    def write(self, piece: str) -> None:
+        self._held += piece
+        match = _OPEN_MARK.search(self._held)
+        ready, self._held = (
+            (self._held, "") if match is None else (self._held[: match.start()], self._held[match.start() :])
+        )
+        if ready:
+            self._show(_MARK.sub(self._replace, ready))
+
+    def finish(self) -> None:
+        if self._held:
+            self._show(_MARK.sub(self._replace, self._held))
+            self._held = ""
+
+    def _replace(self, match: re.Match[str]) -> str:
+        return _number(match, self._order, self._limit)
+
+
+def _number(match: re.Match[str], order: list[int], limit: int) -> str:
+    index = int(next(group for group in match.groups() if group))
+    if index >= limit:
+        return ""
+    if index not in order:
+        order.append(index)
+    lead = " " if match[0][0].isspace() else ""
+    return f"{lead}[{order.index(index) + 1}]"
 
 
 def _boxes(positions: object) -> tuple[Box, ...]:

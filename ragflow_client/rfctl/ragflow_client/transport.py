@@ -240,6 +240,10 @@ class Api(RAGFlow):  # type: ignore[misc]
                 raise ServerError("ragflow.answer-too-large", url=response.url, limit=MAX_ANSWER_BYTES)
             if time.monotonic() > deadline:
                 raise UnreachableError("ragflow.timeout", url=response.url, seconds=10 * seconds)
+        framed = "Content-Length" in response.headers or response.raw.chunked
+        if not content and not framed and response.status_code != 204:
+            # A connection that ends within the headers looks to http.client like an empty answer.
+            raise UncertainError("ragflow.cut", url=response.url, detail="0 bytes")
         return Reply(response.url, response.status_code, response.headers, bytes(content))
 
     def _pieces(self, response: requests.Response) -> Iterator[bytes]:
