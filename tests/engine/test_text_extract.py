@@ -118,6 +118,23 @@ def test_running_heads_go_and_the_text_stays(tmp_path: Path) -> None:
     assert text_of(extraction, 3) == "An own heading\nBody of page 3."
 
 
+def test_a_chapter_head_with_the_page_number_goes(tmp_path: Path) -> None:
+    names = ["Start"] * 4 + ["Middle"] * 4 + ["End"] * 4
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    pages = [
+        [f"Chapter: {name} {n + 7}", f"Body {word}.", f"More {word}.", f"The {word} end."]
+        for n, (name, word) in enumerate(zip(names, words, strict=True))
+    ]
+    extraction = extract(make_pdf(tmp_path / "a.pdf", pages), "pdf")
+    for number, word in enumerate(words, 1):
+        assert text_of(extraction, number) == f"Body {word}.\nMore {word}.\nThe {word} end."
+
+
+def test_pages_that_are_alike_are_not_emptied(tmp_path: Path) -> None:
+    path = make_pdf(tmp_path / "a.pdf", [[f"Form {n}", "Name:"] for n in range(1, 9)])
+    assert text_of(extract(path, "pdf"), 5) == "Form 5\nName:"
+
+
 def test_the_mark_of_a_broken_word_is_resolved(tmp_path: Path) -> None:
     from rfctl.engine.text import extract as module
     from rfctl.engine.text.extract import Line, Page

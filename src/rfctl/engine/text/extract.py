@@ -21,6 +21,8 @@ TEXT_KINDS = frozenset({"txt", "md", "markdown", "mdx", "csv", "json", "jsonl", 
 _HYPHENS = re.compile("(\\w*)[\x02\ufffe](?:\\s*)(\\w*)")
 # Dot leaders of tables of contents: nothing to search for, and each dot costs a token.
 _LEADERS = re.compile(r"(?:\s?[.\u2024\u2026\u00b7]){4,}")
+_DIGITS = re.compile(r"\d+")
+_LEAST_PAGES = 4
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -153,13 +155,20 @@ def _join_hyphens(pages: Sequence[Page]) -> list[Page]:
 
 def _drop_running_heads(pages: Sequence[Page]) -> list[Page]:
     """Take away lines among the first and last two of a page that come back, digits aside, on more than half
-    of the pages (from four pages on)."""
-    if len(pages) < 4:
+    of the pages, or on four pages with a number that counts with them (from four pages on)."""
+    if len(pages) < _LEAST_PAGES:
         return list(pages)
     seen = Counter[str]()
+    counting = Counter[tuple[str, int, int]]()
     for page in pages:
-        seen.update({_mask(line) for line in (*page.lines[:2], *page.lines[-2:])})
+        edge = {line.text for line in (*page.lines[:2], *page.lines[-2:])}
+        seen.update({_mask(text) for text in edge})
+        for text in edge:
+            for place, digits in enumerate(_DIGITS.findall(text)):
+                if len(digits) <= 6:
+                    counting[_mask(text), place, int(digits) - page.number] += 1
     heads = {text for text, times in seen.items() if times > len(pages) / 2}
+    heads |= {text for (text, _, _), times in counting.items() if times >= _LEAST_PAGES}
     if not heads:
         return list(pages)
     return [replace(page, lines=_strip(page.lines, heads)) for page in pages]
@@ -167,12 +176,14 @@ def _drop_running_heads(pages: Sequence[Page]) -> list[Page]:
 
 def _strip(lines: tuple[Line, ...], heads: set[str]) -> tuple[Line, ...]:
     last = len(lines) - 2
-    return tuple(
+    kept = tuple(
         line
         for index, line in enumerate(lines)
-        if not ((index < 2 or index >= last) and _mask(line) in heads)
+        if not ((index < 2 or index >= last) and _mask(line.text) in heads)
     )
+    # Slides and forms are alike on every page: better a repeated line than an empty page.
+    return kept or lines
 
 
-def _mask(line: Line) -> str:
-    return re.sub(r"\d+", "#", line.text)
+def _mask(text: str) -> str:
+    return _DIGITS.sub("#", text)
