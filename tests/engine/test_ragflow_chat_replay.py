@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ragflow_bench import Bench, bench
+from ragflow_bench import Bench, Double, Server, application, bench
 from ragflow_replay import Difference, Replay
 
 ANSWER = "The launch code name is Bluebird."
@@ -66,7 +66,7 @@ DEVIATIONS = [
     Deviation("retrieval", r"data\.(chunks|doc_aggs)\.\d+\.(document_(id|keyword)|doc_(id|name))", SCORES),
     Deviation("chats", r".*\.nickname", "the account is called rfctl"),
     Deviation("sessions", "message", "the text does not show the database's own fields", (25,)),
-    Deviation("completions.*|openai.*", r".*content_type", "the header value is not doubled"),
+    Deviation("completions.*|openai.*|llm-down", r".*content_type", "the header value is not doubled"),
     Deviation("completions.*|openai.*", r".*(chunks|reference)\.\d+\.(content|\w*similarity)", SCORES),
     Deviation("completions.*|openai.*", r".*(chunks|reference)\.(length|\d+\.(id|positions.*))", CUT),
     Deviation("completions.*", r".*\.prompt", CUT),
@@ -236,6 +236,30 @@ def test_openai_route(scene: Scene) -> None:
     chats = scene.assistants()
     bound = bind(scene, "handbook.pdf") | {"<chat_1>": chats["<chat_2>"]}
     scene.replay("openai-compatible", bound)
+
+
+def test_the_model_server_is_down(golden: Path, tmp_path: Path) -> None:
+    handbook = (golden / "ragflow" / "fixtures" / "handbook.pdf").read_bytes()
+    double = Double()
+    ollama = Server(double.app)
+    with Server(application(tmp_path)) as server:
+        with ollama:
+            engine = Bench(server, double, ollama.url)
+            engine.register()
+            docs = engine.create_dataset("docs")
+            [document] = engine.upload(docs, ("handbook.pdf", handbook))
+            engine.call("POST", f"/datasets/{docs}/chunks", json={"document_ids": [document["id"]]})
+            assert engine.wait(docs, document["id"])["run"] == "DONE"
+            scene = Scene(engine, golden, docs, "", "", {"handbook.pdf": document["id"]}, "")
+            chats = scene.assistants()
+            bare = engine.call("POST", "/chats", json={"name": "bare"})
+        bound = {"<chat_1>": chats["<chat_2>"], "<chat_2>": bare["id"]} | bind(scene, "handbook.pdf")
+        scene.replay("llm-down", bound, last=7)
+        asked = {"question": "Say hello.", "stream": False}
+        answer = engine.call("POST", f"/chats/{bare['id']}/completions", json=asked)
+        assert answer["answer"].startswith("**ERROR**: Cannot connect to host 127.0.0.1:")
+        assert answer["reference"] == {"chunks": []}
+        engine.client.close()
 
 
 def test_every_deviation_is_needed(golden: Path) -> None:

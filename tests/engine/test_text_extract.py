@@ -120,7 +120,7 @@ def test_running_heads_go_and_the_text_stays(tmp_path: Path) -> None:
 
 def test_a_chapter_head_with_the_page_number_goes(tmp_path: Path) -> None:
     names = ["Start"] * 4 + ["Middle"] * 4 + ["End"] * 4
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    words = [chr(ord("a") + n) * 3 for n in range(12)]
     pages = [
         [f"Chapter: {name} {n + 7}", f"Body {word}.", f"More {word}.", f"The {word} end."]
         for n, (name, word) in enumerate(zip(names, words, strict=True))

@@ -115,7 +115,7 @@ async def _stream(
             if referenced:
                 last |= {"reference": step.reference.get("chunks", []), "final_content": step.text}
     except completion_api.EXPECTED as error:
-        yield chunk({"content": f"**ERROR**: {error}"}, None, None)
+        yield chunk({"content": f"**ERROR**: {error}", "reasoning_content": ""}, None, None)
     yield chunk(last, "stop", _usage(question.messages, text))
     yield b"data:[DONE]\n\n"
 
