@@ -40,7 +40,8 @@ def read_pages(
     crashed, too-many-pages). The child is gone when this ends, however it ends.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "rfctl.engine.text.pdf_worker"],
+        # -P: no module out of the folder that the engine happens to run in.
+        [sys.executable, "-P", "-m", "rfctl.engine.text.pdf_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
