@@ -69,6 +69,7 @@ def serve(
     from rfctl.engine import server
 
     home = Home(directory)
+    home.make()
     lock = home.lock()
     if not lock.acquire():
         state = home.read_state()
@@ -115,7 +116,7 @@ def start(
     found = status(directory)
     if found.running:
         return found
-    directory.mkdir(parents=True, exist_ok=True)
+    home.make()
     command = [
         sys.executable,
         "-m",

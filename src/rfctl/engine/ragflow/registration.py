@@ -13,6 +13,9 @@ from starlette.routing import Route
 from rfctl.engine.ragflow import account, body, listing, model, provider_store, state
 from rfctl.engine.ragflow.envelope import ARGUMENT, DATA, Failure, ok
 
+# A test call wants a sign of life; a small model can go on for the whole context.
+_PROOF_TOKENS = 64
+
 
 async def list_instance_models(request: Request) -> Response:
     """The models of one instance."""
@@ -92,7 +95,7 @@ async def talk(request: Request) -> Response:
     answer, thinking = [], []
     try:
         messages = [{"role": "user", "content": str(payload.get("message") or "")}]
-        async for piece in model.chat(shared, target, messages):
+        async for piece in model.chat(shared, target, messages, {"num_predict": _PROOF_TOKENS}):
             message = piece.get("message") or {}
             answer.append(message.get("content") or "")
             thinking.append(message.get("thinking") or "")
