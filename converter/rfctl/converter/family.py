@@ -134,7 +134,7 @@ class Family:
             yield real(f"{scaling}.factor", _number("factor", factor))
         if kind == "yarn" and factor is not None:
             original = rope.get("original_max_position_embeddings")
-            if type(original) is not int:
+            if type(original) is not int or not 0 < original < 1 << 31:
                 raise RfctlError(
                     "model.config-invalid", key="original_max_position_embeddings", value=str(original)
                 )
@@ -156,7 +156,8 @@ class Family:
 
 
 def _number(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # The comparison is false for NaN too.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3e38:
         raise RfctlError("model.config-invalid", key=key, value=str(value)[:80])
     return float(value)
 

@@ -49,9 +49,11 @@ def describe_model(source: ModelSource, parameter_count: int) -> list[KeyValue]:
     parameter_count   weights of the whole file, generated tensors included
     """
     card = _read_card(source)
+    origin = source.config.get("_name_or_path")
+    known = {"_name_or_path": origin} if isinstance(origin, str) else {}
     # gguf takes the last part of the path as the name and reads nothing else of it.
     found: Any = Metadata.apply_metadata_heuristic(
-        Metadata(), card, dict(source.config), PurePath(source.name), parameter_count
+        Metadata(), card, known, PurePath(source.name), parameter_count
     )
     pairs = list(_list_sampling(source))
     pairs.append(text("general.name", str(found.name if found.name is not None else source.name)))
@@ -63,7 +65,7 @@ def describe_model(source: ModelSource, parameter_count: int) -> list[KeyValue]:
     pairs += _text("size_label", label)
     for name in _AFTER_SIZE:
         value = getattr(found, name)
-        pairs += _text(name, ",".join(value) if isinstance(value, list) else value)
+        pairs += _text(name, ",".join(map(str, value)) if isinstance(value, list) else value)
     for name in _SOURCE:
         pairs += _text(f"source.{name}", getattr(found, f"source_{name}"))
     pairs += _list_entries("base_model", found.base_models)
@@ -88,8 +90,15 @@ def _list_sampling(source: ModelSource) -> Iterator[KeyValue]:
         return
     for name, keys, make in _SAMPLING:
         value = next((config[key] for key in keys if config.get(key) is not None), None)
-        if value is not None and isinstance(value, str if make is text else int | float):
+        if value is not None and _fits(make, value):
             yield make(f"general.sampling.{name}", value)
+
+
+def _fits(make: Callable[[str, Any], KeyValue], value: Any) -> bool:
+    if make is text:
+        return isinstance(value, str)
+    # Also false for NaN.
+    return isinstance(value, int | float) and abs(value) < (1 << 31 if make is sint else 3e38)
 
 
 def _list_entries(kind: str, entries: list[Mapping[str, Any]] | None) -> Iterator[KeyValue]:

@@ -35,6 +35,7 @@ _REBUILT = {
 }
 _CLEAN_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
              (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))  # fmt: skip
+_LLAMA_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -80,26 +81,18 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
     config = config if isinstance(config, dict) else {}
     if isinstance(config.get("extra_special_tokens"), list):
         raise RfctlError("model.extra-special-tokens", file="tokenizer_config.json")
+    head, kind, merges = _parse(content)
+    adapted = _adapt_normalizer(head.get("normalizer"), config)
+    if adapted is not None:
+        content = json.dumps(json.loads(content) | {"normalizer": adapted})
     try:
-        parsed = json.loads(content)
-        model = parsed["model"]
-        kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
-        merges = _encode_merges(model.get("merges") or [])
-        parsed["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
-        del model
-        if _adapt_normalizer(parsed, config):
-            content = json.dumps(json.loads(content) | {"normalizer": parsed["normalizer"]})
         engine = Tokenizer.from_str(content)
-    except RfctlError:
-        raise
-    # The library raises plain Exception for a file that it cannot read; nothing else of ours is in this
-    # block.
-    except Exception as error:
+    except Exception as error:  # the library raises nothing narrower for a file that it cannot read
         raise RfctlError("model.tokenizer-malformed", file=FILE, what=str(error)[:120]) from error
     engine.no_truncation()
     engine.no_padding()
     _add_tokens(engine, config)
-    return TokenizerFile(parsed, kind, merges, config, engine)
+    return TokenizerFile(head, kind, merges, config, engine)
 
 
 def find_pre_tokenizer(tokenizer: TokenizerFile) -> str:
@@ -178,7 +171,8 @@ def read_sentencepiece_bpe(tokenizer: TokenizerFile) -> Vocabulary:
     added = engine.get_added_tokens_decoder()
     base = engine.get_vocab_size(with_added_tokens=False)
     by_id = {id: token for token, id in engine.get_vocab(with_added_tokens=True).items()}
-    special = {token_text(tokenizer.config.get(name)) for name in _SPECIAL} - {None}
+    defaults = _LLAMA_SPECIAL if "Llama" in str(tokenizer.config.get("tokenizer_class", "")) else {}
+    special = {token_text(tokenizer.config.get(name, defaults.get(name))) for name in _SPECIAL} - {None}
     for entry in tokenizer.config.get("additional_special_tokens") or ():
         special.add(token_text(entry))
     tokens, types = [], []
@@ -219,27 +213,32 @@ def _encode_merges(merges: Any) -> list[bytes]:
     return [merge.encode() for merge in joined]
 
 
-def _adapt_normalizer(parsed: dict[str, Any], config: Mapping[str, Any]) -> bool:
-    """BertTokenizerFast sets its normalizer by the configuration; True when that changes the file's."""
+def _parse(content: str) -> tuple[dict[str, Any], str, list[bytes]]:
+    """tokenizer.json without vocabulary and merges, the kind of its model, and its merges."""
+    try:
+        parsed = json.loads(content)
+        model = parsed["model"]
+        kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+        merges = _encode_merges(model.get("merges") or [])
+        parsed["model"] = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RfctlError("model.tokenizer-malformed", file=FILE, what=str(error)[:120]) from error
+    return parsed, str(kind), merges
+
+
+def _adapt_normalizer(normalizer: Any, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The normalizer as BertTokenizerFast sets it by the configuration, None when the file's stays."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast")
-    normalizer = parsed.get("normalizer")
-    if (
-        name != "BertTokenizer"
-        or not isinstance(normalizer, dict)
-        or normalizer.get("type") != "BertNormalizer"
-    ):
-        return False
-    wanted = dict(normalizer)
-    for key, setting, default in (
-        ("lowercase", "do_lower_case", True),
-        ("strip_accents", "strip_accents", None),
-        ("handle_chinese_chars", "tokenize_chinese_chars", True),
-    ):
-        wanted[key] = config.get(setting, default)
-    if wanted == normalizer:
-        return False
-    parsed["normalizer"] = wanted
-    return True
+    if name != "BertTokenizer" or not isinstance(normalizer, dict):
+        return None
+    if normalizer.get("type") != "BertNormalizer":
+        return None
+    wanted = normalizer | {
+        "lowercase": config.get("do_lower_case", True),
+        "strip_accents": config.get("strip_accents"),
+        "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+    }
+    return None if wanted == normalizer else wanted
 
 
 def _add_tokens(engine: Any, config: Mapping[str, Any]) -> None:
