@@ -18,9 +18,8 @@ from rfctl.core.progress import Reporter
 from rfctl.core.setting import Profile, Settings, resolve, resolve_language
 
 if TYPE_CHECKING:
-    from rfctl.ragflow_client.connection import Ragflow
-
     from rfctl.ollama.client import OllamaClient
+    from rfctl.ragflow_client.connection import Ragflow
 
 
 def environment() -> dict[str, str]:
