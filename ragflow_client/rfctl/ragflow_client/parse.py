@@ -22,6 +22,7 @@ from rfctl.ragflow_client.transport import Api
 _QUEUE = re.compile(r"(\d+) tasks? (?:is|are) ahead in the queue")
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s+")
 _BUSY = "currently being processed"
+_NO_ANSWER = ("ragflow.not-api", "ragflow.answer-broken", "ragflow.http-status")
 _FINISHED = ("DONE", "FAIL", "CANCEL")
 
 
@@ -116,7 +117,10 @@ def wait_parsed(
         try:
             last |= (found := fetch_documents(api, dataset, pending))
             seen_server = clock()
-        except UnreachableError:
+        except RfctlError as error:
+            # A proxy's error page while the server starts again is as good as silence.
+            if not isinstance(error, UnreachableError) and error.id not in _NO_ANSWER:
+                raise
             if clock() - seen_server > limits.offline:
                 raise
             time.sleep(min(limits.poll, 1.0))

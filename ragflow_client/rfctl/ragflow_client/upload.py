@@ -6,10 +6,12 @@ is there before, and looked for again after a connection that broke.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError
@@ -35,6 +37,7 @@ from rfctl.ragflow_client.triage import Look, look_at
 __all__ = ["UploadItem", "UploadReport", "upload_files"]
 
 WORKERS = 4
+_DOUBLE_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = (0.5, 1.5, 3.0)
 
 
@@ -50,6 +53,7 @@ class _Job:
     is_new: bool = False
     unchanged: bool = False
     started: bool = False
+    doubles: list[Document] = field(default_factory=list)
     cause: Cause | None = None
 
 
@@ -95,7 +99,7 @@ def upload_files(
         with reporter.stage("upload.stage-send", total=total, unit="bytes", count=len(good)) as sent:
             run = _Run(api, dataset, replace, parse, reads_scans, before, sent)
             _each(lambda job: _bring(run, job), good, workers)
-        _remove_doubles(run, good)
+        _find_doubles(run, good)
         _wait(run, good, patience, reporter)
         for job in good:
             _finish(run, job)
@@ -157,6 +161,7 @@ def _place(run: _Run, job: _Job) -> None:
     namesake = next((one for one in run.before if one.name.casefold() == name.casefold()), None)
     if namesake is not None and same_content(run.api, run.dataset, namesake, job.path):
         job.document = namesake
+        job.doubles = _doubles_of(run, namesake, job.path)
         job.unchanged = namesake.is_searchable or not run.parse
         run.sent.advance(job.look.size)
         return
@@ -222,20 +227,44 @@ def _newcomers(run: _Run, documents: Sequence[Document], name: str) -> list[Docu
     ]
 
 
-def _remove_doubles(run: _Run, jobs: Sequence[_Job]) -> None:
-    """Delete what a repeated delivery has made beside our document: new, unparsed, same name and content."""
+def _find_doubles(run: _Run, jobs: Sequence[_Job]) -> None:
+    """What a repeated delivery has made beside our document: new, unparsed, same name and content."""
     new = [job for job in jobs if job.is_new and job.document is not None]
     if not new:
         return
-    documents = list_documents(run.api, run.dataset)
-    ours = {job.document.id for job in jobs if job.document is not None}
-    for job in new:
-        for one in _newcomers(run, documents, job.look.name):
-            if one.id in ours or one.run != "UNSTART":
-                continue
-            if same_content(run.api, run.dataset, one, job.path):
-                job.rename = True
-                remove_documents(run.api, run.dataset, [one])
+    try:
+        documents = list_documents(run.api, run.dataset)
+        ours = {job.document.id for job in jobs if job.document is not None}
+        for job in new:
+            for one in _newcomers(run, documents, job.look.name):
+                if one.id in ours or one.run != "UNSTART":
+                    continue
+                if same_content(run.api, run.dataset, one, job.path):
+                    job.rename = True
+                    job.doubles.append(one)
+    except AuthError:
+        raise
+    except RfctlError:
+        return  # a later run finds them by their time
+
+
+def _doubles_of(run: _Run, document: Document, path: Path) -> list[Document]:
+    """The same for an earlier run that ended before it could look: made within seconds of the document."""
+    return [
+        one
+        for one in run.before
+        if is_copy_name(one.name, document.name)
+        and one.run == "UNSTART"
+        and _seconds_between(one.created, document.created) <= _DOUBLE_SECONDS
+        and same_content(run.api, run.dataset, one, path)
+    ]
+
+
+def _seconds_between(one: str, other: str) -> float:
+    try:
+        return abs((datetime.fromisoformat(one) - datetime.fromisoformat(other)).total_seconds())
+    except (ValueError, TypeError):
+        return math.inf
 
 
 def _wait(run: _Run, jobs: Sequence[_Job], patience: Patience | None, reporter: Reporter) -> None:
@@ -265,8 +294,9 @@ def _finish(run: _Run, job: _Job) -> None:
             if job.replaced is not None and job.is_new:
                 remove_documents(run.api, run.dataset, [job.document])
             return
-        if job.replaced is not None:
-            remove_documents(run.api, run.dataset, [job.replaced])
+        gone = job.doubles if job.replaced is None else [job.replaced, *job.doubles]
+        if gone:
+            remove_documents(run.api, run.dataset, gone)
         if job.rename and job.document.name != job.look.name:
             rename_document(run.api, run.dataset, job.document, job.look.name)
     except AuthError:
