@@ -1,0 +1,106 @@
+"""`rfctl chat`: whole output and exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ragflow_command import Run, serving
+
+from rfctl.core.redact import MASK
+
+
+@pytest.fixture
+def chat(tmp_path: Path, rfctl: Run, golden: Path) -> Iterator[Run]:
+    """`rfctl` with a knowledge base `docs` that holds the recorded handbook and note."""
+    fixtures = golden / "ragflow" / "fixtures"
+    with serving(tmp_path, rfctl) as (engine, run):
+        run("kb", "create", "docs")
+        done = run("kb", "upload", str(fixtures / "handbook.pdf"), str(fixtures / "note.txt"))
+        assert done.code == 0, done.err
+        run.__dict__["engine"] = engine
+        yield run
+
+
+def test_a_question_needs_no_other_word(chat: Run) -> None:
+    result = chat("chat", "ask", "What is the launch code name?")
+    assert result.code == 0
+    assert result.err == "No assistant yet: created docs over docs\ndocs is thinking …\n"
+    answer, empty, heading, source, passage = result.out.splitlines()
+    assert (answer, empty, heading) == ("The launch code name is Heron. [1]", "", "Sources:")
+    assert source.startswith("  [1] handbook.pdf, page 1  (0.")
+    assert passage.startswith("      Project Aurora Handbook 1. Overview Project Aurora")
+    assert len(passage) <= 96
+    streamed = chat("chat", "ask", "What is the launch code name?", "--stream")
+    assert streamed.out == result.out
+
+
+def test_json_holds_the_sources(chat: Run) -> None:
+    result = chat("chat", "ask", "What is the launch code name?", "--json")
+    assert (result.code, result.err) == (0, "")
+    document = json.loads(result.out)
+    assert (document["chat"], document["answer"]) == ("docs", "The launch code name is Heron. [1]")
+    first = document["sources"][0]
+    assert (first["number"], first["document"], first["pages"], first["cited"]) == (
+        1,
+        "handbook.pdf",
+        [1],
+        True,
+    )
+    assert first["similarity"] > 0.5
+    assert MASK not in document["session_id"]
+
+
+def test_an_answer_without_marks_shows_what_the_model_was_given(chat: Run) -> None:
+    chat.__dict__["engine"].double.answer = "Heron, surely; see [ID:77]."
+    result = chat("chat", "ask", "What is the launch code name?", "-q")
+    assert result.code == 0
+    assert "[ID" not in result.out
+    assert "  [1] handbook.pdf, page 1" in result.out
+
+
+def test_create_ls_and_rm(chat: Run) -> None:
+    created = chat("chat", "create", "helper", "--kb", "docs", "--model", "smollm2:135m")
+    assert (created.code, created.out) == (
+        0,
+        "Created the assistant helper (smollm2:135m@local@Ollama) over docs\n",
+    )
+    assert chat("chat", "create", "helper", "--kb", "docs").out.startswith(
+        "The assistant helper is there already"
+    )
+    assert chat("chat", "ls").out == (
+        "NAME    MODEL                      KNOWLEDGE BASES\nhelper  smollm2:135m@local@Ollama  docs\n"
+    )
+    other = chat("chat", "create", "helper", "--kb", "docs", "--model", "qwen2.5-coder:1.5b")
+    assert (other.code, other.err.split(":")[0]) == (2, "error[chat.other-model]")
+    assert chat("chat", "ask", "helper", "Who?", "-q").code == 0
+    assert chat("chat", "rm", "helper").code == 7
+    assert chat("chat", "rm", "helper", "--yes").out == "Removed the assistant helper\n"
+    assert chat("chat", "ls").out == ""
+
+
+def test_what_is_not_there_is_named(chat: Run) -> None:
+    result = chat("chat", "ask", "nobody", "Who?")
+    assert result.code == 2
+    assert result.err == (
+        "error[chat.unknown]: There is no assistant called nobody\n"
+        "  why: There are: -\n"
+        "  next: rfctl chat create nobody --kb NAME\n"
+        "  rfctl explain chat.unknown\n"
+    )
+    unquoted = chat("chat", "ask", "how", "long", "is", "it")
+    assert unquoted.err.startswith("error[chat.too-many-words]: 4 arguments, but a question is one\n")
+    model = chat("chat", "create", "x", "--kb", "docs", "--model", "nope")
+    assert (model.code, model.err.split(":")[0]) == (2, "error[ragflow.model-unknown]")
+
+
+def test_a_model_that_fails_is_an_error(chat: Run) -> None:
+    chat("chat", "create", "helper", "--kb", "docs", "--model", "smollm2:135m")
+    models = chat.__dict__["engine"].double
+    models.models = {name: entry for name, entry in models.models.items() if name != "smollm2:135m"}
+    result = chat("chat", "ask", "helper", "What is the launch code name?", "-q")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error[chat.model-failed]: helper could not answer: a model failed\n")
+    assert "smollm2:135m" in result.err
