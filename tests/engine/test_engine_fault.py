@@ -16,9 +16,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from engine_process import Engine
 from tiny_model import write_chat_model
 
-from conftest import Engine
 from rfctl.engine import daemon
 from rfctl.engine.home import EngineError
 from rfctl.ollama.name import parse_name
@@ -191,6 +191,23 @@ def test_two_starts_at_once_give_one_engine(home: Path) -> None:
     for thread in threads:
         thread.join()
     assert len({status.pid for status in found}) == 1
+
+
+def test_one_key_for_all_who_ask_first(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from rfctl.engine import daemon\n"
+    code += "print(daemon.read_api_key(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(tmp_path / "new")]
+    asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    keys = {process.communicate(timeout=30)[0] for process in asking}
+    assert len(keys) == 1
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_empty_key_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "api_key").touch()
+    with pytest.raises(EngineError) as error:
+        daemon.read_api_key(tmp_path)
+    assert error.value.id == "engine.key-damaged"
 
 
 def test_a_second_server_is_refused(home: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from engine_process import Engine
+from tiny_model import write_chat_model
 
 import ollama
-from conftest import Engine
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,32 @@ def test_openai_stream(ready: Engine) -> None:
     chunks = [json.loads(event) for event in events[:-1]]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_thinking_goes_to_its_own_field(
+    client: ollama.Client, ready: Engine, tmp_path: Path, golden: Path
+) -> None:
+    case = json.loads((golden / "ollama/templates/deepseek-r1.json").read_text("utf-8"))
+    model = write_chat_model(tmp_path / "m.gguf", template=case["jinja"], eos=case["eos_token"])
+    ready.create("thinker", model)
+    assert client.show("thinker").capabilities == ["completion", "thinking"]
+    options = {"num_predict": 8, "temperature": 0}
+    by_default = client.chat("thinker", ask(), options=options).message
+    assert by_default.thinking
+    assert not by_default.content
+    parts = list(client.chat("thinker", ask(), options=options, think=True, stream=True))
+    assert "".join(part.message.thinking or "" for part in parts) == by_default.thinking
+    switched_off = client.chat("thinker", ask(), options=options, think=False).message
+    assert switched_off.content
+    assert not switched_off.thinking
+    with pytest.raises(ollama.ResponseError, match="does not support thinking"):
+        client.chat("chat", ask(), think=True)
+
+
+def test_there_is_no_registry(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="rfctl model push") as error:
+        client.pull("chat")
+    assert error.value.status_code == 501
 
 
 def test_images_are_refused_by_a_text_model(client: ollama.Client) -> None:

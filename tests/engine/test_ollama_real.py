@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_process import Engine
 from ollama_replay import Replay
 from test_ollama_replay import GO_CHATML
 
-from conftest import Engine
 from rfctl.converter.convert import convert
 from rfctl.core.directory import locate
 from rfctl.core.error import UnreachableError

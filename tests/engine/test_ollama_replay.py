@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_process import Engine
 from ollama_replay import Replay
 from tiny_model import write_chat_model, write_embedding_model
-
-from conftest import Engine
 
 GO_CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}<|im_end|>

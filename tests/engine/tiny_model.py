@@ -36,6 +36,9 @@ def write_chat_model(
     only: dict[str, Any] | None = None,
     file_type: int = 1,
     name: str = "",
+    bos: str = "<|im_start|>",
+    eos: str = "<|im_end|>",
+    add_bos: bool = False,
 ) -> Path:
     """A llama of one block and 263 tokens, F16. without: a tensor to leave out; only: these instead."""
     width, hidden, heads, shared = 64, 64, 4, 2
@@ -54,16 +57,18 @@ def write_chat_model(
     writer.add_file_type(file_type)
     if name:
         writer.add_name(name)
-    tokens = [*byte_vocabulary(), "Ġt", "Ġa", "in", "he", "<|endoftext|>", "<|im_end|>", "<|im_start|>"]
+    tokens = [*byte_vocabulary(), "Ġt", "Ġa", "in", "he", "<|pad|>", eos, bos or eos]
+    if tokens[-1] == eos:
+        tokens[-1] = "<|unused|>"
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([1] * 260 + [3] * 3)
     writer.add_token_merges(["Ġ t", "Ġ a", "i n", "h e"])
-    writer.add_bos_token_id(262)
+    writer.add_bos_token_id(tokens.index(bos or eos))
     writer.add_eos_token_id(261)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(add_bos)
     if template is not None:
         writer.add_chat_template(template)
     random = np.random.default_rng(7)

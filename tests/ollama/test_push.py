@@ -173,7 +173,7 @@ def test_the_uploaded_header_escapes_the_template_guess(tmp_path: Path) -> None:
             sent = tmp_path / "sent.gguf"
             sent.write_bytes(server.blobs[result.source_digest])
         old, new = read_header(path, array_limit=None), read_header(sent, array_limit=None)
-        padded = new.text("tokenizer.chat_template")
+        padded = new.string("tokenizer.chat_template")
         assert len(padded) - len(template) > 99
         assert new.tensors == old.tensors
         assert {k: v for k, v in new.values.items() if v != padded} == {

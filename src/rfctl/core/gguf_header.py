@@ -96,14 +96,14 @@ class GgufHeader:
     @property
     def architecture(self) -> str:
         """`general.architecture`, "" when absent."""
-        return self.text("general.architecture")
+        return self.string("general.architecture")
 
     @property
     def parameter_count(self) -> int:
         """Elements of all tensors."""
         return sum(tensor.elements for tensor in self.tensors)
 
-    def text(self, key: str) -> str:
+    def string(self, key: str) -> str:
         value = self.values.get(key)
         return value if isinstance(value, str) else ""
 

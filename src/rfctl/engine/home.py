@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rfctl.engine.lock import FileLock, is_locked
 
 # RAGFlow's own keys look like this.
 _KEY_PREFIX = "ragflow-"
+_KEY_SECONDS = 2.0
 
 
 class EngineError(RfctlError):
@@ -43,6 +45,10 @@ class Home:
         self.log_file = directory / "engine.log"
         # What the process writes outside its log, such as the trace of a crash; begun anew at each start.
         self.stderr_file = directory / "engine.err"
+
+    def make(self) -> None:
+        """Make the folder, readable by its owner only: it holds documents. Raises OSError."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def lock(self) -> FileLock:
         return FileLock(self.lock_file)
@@ -84,15 +90,20 @@ class Home:
 
     def api_key(self) -> str:
         """The key of the RAGFlow half, made with mode 0600 at the first call. Raises EngineError, OSError."""
-        try:
-            key = self.key_file.read_text("ascii").strip()
-        except FileNotFoundError:
-            key = _KEY_PREFIX + secrets.token_urlsafe(32)
-            write_atomic(self.key_file, key.encode() + b"\n", mode=0o600)
-            return key
-        except ValueError:
-            key = ""
-        if not key:
+        self.make()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        # Two processes may ask for the first time at once: only one makes the file, the other waits for it.
+        with (
+            contextlib.suppress(FileExistsError),
+            os.fdopen(os.open(self.key_file, flags, 0o600), "w") as file,
+        ):
+            file.write(_KEY_PREFIX + secrets.token_urlsafe(32) + "\n")
+        deadline = time.monotonic() + _KEY_SECONDS
+        while not (key := self.key_file.read_text("utf-8", errors="replace").strip()):
+            if time.monotonic() > deadline:
+                raise EngineError("engine.key-damaged", path=self.key_file)
+            time.sleep(0.05)
+        if not key.isascii():
             raise EngineError("engine.key-damaged", path=self.key_file)
         if os.name != "nt" and self.key_file.stat().st_mode & 0o077:
             self.key_file.chmod(0o600)

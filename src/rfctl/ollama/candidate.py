@@ -66,7 +66,7 @@ def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
         embedding_length=header.integer(f"{architecture}.embedding_length"),
         is_embedding=pooling is not None and pooling != _POOLING_NONE,
         template=Template(
-            header.text("tokenizer.chat_template"),
+            header.string("tokenizer.chat_template"),
             _token(header, tokens, "bos"),
             _token(header, tokens, "eos"),
         ),

@@ -38,6 +38,8 @@ def routes() -> list[BaseRoute]:
         Route("/api/create", endpoint(create.create), methods=post),
         Route("/api/copy", endpoint(listing.copy), methods=post),
         Route("/api/delete", endpoint(listing.delete), methods=["DELETE"]),
+        Route("/api/pull", endpoint(listing.refuse_registry), methods=post),
+        Route("/api/push", endpoint(listing.refuse_registry), methods=post),
         Route("/api/blobs/{digest}", endpoint(blob.handle_blob), methods=["HEAD", "POST"]),
         Route("/api/chat", endpoint(chat.chat), methods=post),
         Route("/api/generate", endpoint(generate.generate), methods=post),

@@ -110,24 +110,35 @@ async def _create(shared: state.State, name: ModelName, body: Mapping[str, Any])
         else:
             raise ApiError(400, "neither 'from' or 'files' was specified")
         _check_adapters(body.get("adapters", {}))
-        with shared.store.transaction():
-            try:
-                layers, statuses = _add_layers(shared, layers, body, base)
-                config, _ = shared.store.add_bytes(
-                    encode_json(_config(header, body, base)), media.MEDIA_CONFIG
-                )
-                former = shared.store.read(name)
-                shared.store.write(name, Manifest(config, tuple(layers)))
-            except OSError as error:
-                raise ApiError(500, f"write {shared.store.root}: {error.strerror}") from None
-            except StoreError as error:
-                raise ApiError(500, error.text().message) from None
+        statuses, former = await asyncio.to_thread(_register, shared, name, layers, header, body, base)
         for status in statuses:
             yield {"status": status}
         if former is not None:
-            await _unload_dropped(shared, former.manifest)
+            await _unload_dropped(shared, former)
         yield {"status": "writing manifest"}
         yield {"status": "success"}
+
+
+def _register(
+    shared: state.State,
+    name: ModelName,
+    layers: list[Layer],
+    header: GgufHeader,
+    body: Mapping[str, Any],
+    base: Model | None,
+) -> tuple[list[str], Manifest | None]:
+    """Write the small layers and the manifest; their status lines, and the manifest that was replaced."""
+    with shared.store.transaction():
+        try:
+            layers, statuses = _add_layers(shared, layers, body, base)
+            config, _ = shared.store.add_bytes(encode_json(_config(header, body, base)), media.MEDIA_CONFIG)
+            former = shared.store.read(name)
+            shared.store.write(name, Manifest(config, tuple(layers)))
+        except OSError as error:
+            raise ApiError(500, f"write {shared.store.root}: {error.strerror}") from None
+        except StoreError as error:
+            raise ApiError(500, error.text().message) from None
+    return statuses, former.manifest if former else None
 
 
 async def _unload_dropped(shared: state.State, former: Manifest) -> None:
@@ -178,7 +189,7 @@ def _open_files(shared: state.State, files: Mapping[str, str]) -> tuple[list[Lay
             raise ApiError(500, f"open {error.filename}: {str(error.strerror).lower()}") from None
         except GgufError as error:
             raise _refuse(error) from None
-        kind = header.text("general.type")
+        kind = header.string("general.type")
         if kind == "adapter":
             raise ApiError(500, "adapters are not supported by this server; merge the adapter into the model")
         is_projector = kind in ("projector", "mmproj") or header.architecture == "clip"

@@ -53,7 +53,8 @@ async def embed(request: Request) -> Response:
         vectors = _normalise(vectors[:, :dimensions])
     counters = clock.counters(Final("stop", count, 0, 0, 0))
     kept = ("total_duration", "load_duration", "prompt_eval_count")
-    return answer({"model": name, "embeddings": _rows(vectors), **{key: counters[key] for key in kept}})
+    rest = {key: counters[key] for key in kept}
+    return await asyncio.to_thread(lambda: answer({"model": name, "embeddings": _rows(vectors), **rest}))
 
 
 async def embeddings(request: Request) -> Response:

@@ -19,6 +19,9 @@ from rfctl.engine.ollama.go_template import (
 )
 from rfctl.ollama.manifest import encode_text
 
+# Loops in loops over a long conversation would run for hours.
+MAX_STEPS = 1_000_000
+
 
 class _Break(Exception):
     pass
@@ -39,6 +42,7 @@ class _Run:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.output: list[str] = []
         self.size = 0
+        self.steps = 0
         self.scopes: list[dict[str, Any]] = [{"$": root}]
 
     def nodes(self, nodes: Sequence[Node], dot: Any) -> None:
@@ -46,6 +50,9 @@ class _Run:
             self.node(node, dot)
 
     def node(self, node: Node, dot: Any) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise TemplateError("the template takes too many steps")
         if node.kind == "text":
             self.write(node.text)
         elif node.kind == "break":

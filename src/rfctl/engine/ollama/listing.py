@@ -136,3 +136,8 @@ async def delete(request: Request) -> Response:
         if not shared.store.has_blob(layer.digest):
             await shared.pool.unload(layer.digest)
     return empty()
+
+
+async def refuse_registry(_request: Request) -> Response:
+    """There is no registry behind this server. Raises ApiError 501."""
+    raise ApiError(501, "this server has no registry; bring a model with `rfctl model push DIR NAME`")

@@ -45,7 +45,7 @@ class Model:
     @property
     def jinja(self) -> str:
         """The chat template of the GGUF, "" without one."""
-        return self.header.text("tokenizer.chat_template")
+        return self.header.string("tokenizer.chat_template")
 
     @property
     def is_embedding(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -37,7 +38,8 @@ async def show(request: Request) -> Response:
         raise ApiError(400, "model is required")
     shown = str(parse_name(text)) if is_valid_name(text) else text
     model = state.of(request).library.get(text, missing=f"model '{shown}' not found")
-    return answer(describe(model, body))
+    # With `verbose` the whole vocabulary is read and written.
+    return await asyncio.to_thread(lambda: answer(describe(model, body)))
 
 
 def describe(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
