@@ -34,7 +34,7 @@ STORAGE: dict[str, np.dtype[Any]] = {
 class Reader(Protocol):
     """Reads bytes of source files (positional, thread-safe)."""
 
-    def read(self, tensor: SourceTensor, begin: int, size: int) -> bytearray:
+    def read(self, tensor: SourceTensor, begin: int, size: int) -> NDArray[np.uint8] | bytearray:
         """`size` bytes from byte `begin` of the tensor."""
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rfctl.converter.header import SourceTensor
 from rfctl.core.error import RfctlError
 
@@ -34,13 +37,13 @@ class SourceReader:
             self.close()
             raise RfctlError("model.file-unreadable", file=file.name, what=error.strerror or "") from error
 
-    def read(self, tensor: SourceTensor, begin: int, size: int) -> bytearray:
+    def read(self, tensor: SourceTensor, begin: int, size: int) -> NDArray[np.uint8]:
         """`size` bytes from byte `begin` of the tensor.
 
         Raises RfctlError `model.shard-truncated`, `model.file-unreadable`.
         """
         descriptor = self._files[tensor.file]
-        buffer = bytearray(size)
+        buffer = np.empty(size, np.uint8)  # not zeroed, unlike a bytearray
         view = memoryview(buffer)
         done = 0
         while done < size:

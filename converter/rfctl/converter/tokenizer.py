@@ -91,7 +91,12 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
         raise RfctlError("model.tokenizer-malformed", file=FILE, what=str(error)[:120]) from error
     engine.no_truncation()
     engine.no_padding()
-    _add_tokens(engine, config)
+    try:
+        _add_tokens(engine, config)
+    except UnicodeEncodeError as error:  # half a surrogate pair, which a JSON escape can hold
+        raise RfctlError(
+            "model.tokenizer-malformed", file="tokenizer_config.json", what=str(error)
+        ) from error
     return TokenizerFile(head, kind, merges, config, engine)
 
 

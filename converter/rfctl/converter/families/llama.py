@@ -140,7 +140,16 @@ def _rope_factors(
             raise ValueError
     except (TypeError, ValueError) as error:
         raise RfctlError("model.config-invalid", key="rope_scaling", value=str(dict(rope))[:120]) from error
-    size = head_size(hparams)
+    with np.errstate(all="ignore"):
+        factors = _scale_frequencies(head_size(hparams), base, factor, low, high, context)
+    if not np.isfinite(factors).all():
+        raise RfctlError("model.config-invalid", key="rope_scaling", value=str(dict(rope))[:120])
+    return factors
+
+
+def _scale_frequencies(
+    size: int, base: float, factor: float, low: float, high: float, context: float
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     one = np.float32(1)
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     powers = np.array([base ** float(exponent) for exponent in exponents]).astype(np.float32)
