@@ -6,16 +6,13 @@ is there before, and looked for again after a connection that broke.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError
-from rfctl.core.progress import SILENT, Reporter, Stage
+from rfctl.core.progress import SILENT, Reporter
 from rfctl.ragflow_client.dataset import Dataset
 from rfctl.ragflow_client.document import (
     Document,
@@ -27,48 +24,19 @@ from rfctl.ragflow_client.document import (
     rename_document,
     same_content,
 )
+from rfctl.ragflow_client.double import doubles_of, find_doubles, newcomers
 from rfctl.ragflow_client.failure import Cause, ServerError, UncertainError, explain
+from rfctl.ragflow_client.job import Job, Run
 from rfctl.ragflow_client.parse import Outcome, Patience, Waiting, start_parsing, wait_parsed
 from rfctl.ragflow_client.record import record, records, text
 from rfctl.ragflow_client.report import Status, UploadItem, UploadReport
 from rfctl.ragflow_client.transport import Api
-from rfctl.ragflow_client.triage import Look, look_at
+from rfctl.ragflow_client.triage import look_at
 
 __all__ = ["UploadItem", "UploadReport", "upload_files"]
 
 WORKERS = 4
-_DOUBLE_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = (0.5, 1.5, 3.0)
-
-
-@dataclass
-class _Job:
-    """One file on its way. document: what is to be parsed; replaced: what goes when that has worked."""
-
-    path: Path
-    look: Look
-    document: Document | None = None
-    replaced: Document | None = None
-    rename: bool = False
-    is_new: bool = False
-    unchanged: bool = False
-    started: bool = False
-    doubles: list[Document] = field(default_factory=list)
-    cause: Cause | None = None
-
-
-@dataclass
-class _Run:
-    """What all jobs of one upload share."""
-
-    api: Api
-    dataset: Dataset
-    replace: bool
-    parse: bool
-    reads_scans: bool
-    before: tuple[Document, ...]
-    sent: Stage
-    ids: frozenset[str] = field(default_factory=frozenset)
 
 
 def upload_files(
@@ -97,16 +65,16 @@ def upload_files(
         before = list_documents(api, dataset)
         total = sum(job.look.size for job in good)
         with reporter.stage("upload.stage-send", total=total, unit="bytes", count=len(good)) as sent:
-            run = _Run(api, dataset, replace, parse, reads_scans, before, sent)
+            run = Run(api, dataset, replace, parse, before, sent)
             _each(lambda job: _bring(run, job), good, workers)
-        _find_doubles(run, good)
+        find_doubles(run, good)
         _wait(run, good, patience, reporter)
         for job in good:
             _finish(run, job)
     return UploadReport(dataset.name, tuple(_report(job, dataset, parse) for job in jobs))
 
 
-def _look_at_all(paths: Sequence[Path], reads_scans: bool, workers: int, reporter: Reporter) -> list[_Job]:
+def _look_at_all(paths: Sequence[Path], reads_scans: bool, workers: int, reporter: Reporter) -> list[Job]:
     unique = list(dict.fromkeys(path.absolute() for path in paths))
     names: set[str] = set()
     with (
@@ -114,10 +82,10 @@ def _look_at_all(paths: Sequence[Path], reads_scans: bool, workers: int, reporte
         ThreadPoolExecutor(workers) as pool,
     ):
 
-        def look(path: Path) -> _Job:
+        def look(path: Path) -> Job:
             found = look_at(path, reads_scans=reads_scans)
             stage.advance(1)
-            return _Job(path, found, cause=found.cause)
+            return Job(path, found, cause=found.cause)
 
         jobs = list(pool.map(look, unique))
     for job in jobs:
@@ -127,7 +95,7 @@ def _look_at_all(paths: Sequence[Path], reads_scans: bool, workers: int, reporte
     return jobs
 
 
-def _each(act: object, jobs: Sequence[_Job], workers: int) -> None:
+def _each(act: object, jobs: Sequence[Job], workers: int) -> None:
     """Run `act` for every job on a few threads; what is no failure of one file ends the upload."""
     assert callable(act)
     pool = ThreadPoolExecutor(workers)
@@ -138,7 +106,7 @@ def _each(act: object, jobs: Sequence[_Job], workers: int) -> None:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _bring(run: _Run, job: _Job) -> None:
+def _bring(run: Run, job: Job) -> None:
     """Compare, send if needed, and start the parsing of one file."""
     try:
         _place(run, job)
@@ -156,12 +124,12 @@ def _bring(run: _Run, job: _Job) -> None:
         )
 
 
-def _place(run: _Run, job: _Job) -> None:
+def _place(run: Run, job: Job) -> None:
     name = job.look.name
     namesake = next((one for one in run.before if one.name.casefold() == name.casefold()), None)
     if namesake is not None and same_content(run.api, run.dataset, namesake, job.path):
         job.document = namesake
-        job.doubles = _doubles_of(run, namesake, job.path)
+        job.doubles = doubles_of(run, namesake, job.path)
         job.unchanged = namesake.is_searchable or not run.parse
         run.sent.advance(job.look.size)
         return
@@ -181,7 +149,7 @@ def _place(run: _Run, job: _Job) -> None:
     job.rename = job.document.name != name
 
 
-def _send(run: _Run, job: _Job) -> Document:
+def _send(run: Run, job: Job) -> Document:
     """Upload one file and find it again when the connection broke before the answer came."""
     path = f"/datasets/{run.dataset.id}/documents"
     for attempt in (1, 2):
@@ -206,7 +174,7 @@ def _send(run: _Run, job: _Job) -> Document:
     raise AssertionError("unreachable")
 
 
-def _search(run: _Run, job: _Job) -> Document | None:
+def _search(run: Run, job: Job) -> Document | None:
     """A document that came since we began and has this file's content; it may take a while."""
     for pause in _LOOK_AGAIN_SECONDS:
         time.sleep(pause)
@@ -214,60 +182,13 @@ def _search(run: _Run, job: _Job) -> Document | None:
             documents = list_documents(run.api, run.dataset, keywords=Path(job.look.name).stem)
         except UnreachableError:
             continue
-        for one in _newcomers(run, documents, job.look.name):
+        for one in newcomers(run, documents, job.look.name):
             if same_content(run.api, run.dataset, one, job.path):
                 return one
     return None
 
 
-def _newcomers(run: _Run, documents: Sequence[Document], name: str) -> list[Document]:
-    known = {one.id for one in run.before}
-    return [
-        one for one in documents if one.id not in known and (one.name == name or is_copy_name(one.name, name))
-    ]
-
-
-def _find_doubles(run: _Run, jobs: Sequence[_Job]) -> None:
-    """What a repeated delivery has made beside our document: new, unparsed, same name and content."""
-    new = [job for job in jobs if job.is_new and job.document is not None]
-    if not new:
-        return
-    try:
-        documents = list_documents(run.api, run.dataset)
-        ours = {job.document.id for job in jobs if job.document is not None}
-        for job in new:
-            for one in _newcomers(run, documents, job.look.name):
-                if one.id in ours or one.run != "UNSTART":
-                    continue
-                if same_content(run.api, run.dataset, one, job.path):
-                    job.rename = True
-                    job.doubles.append(one)
-    except AuthError:
-        raise
-    except RfctlError:
-        return  # a later run finds them by their time
-
-
-def _doubles_of(run: _Run, document: Document, path: Path) -> list[Document]:
-    """The same for an earlier run that ended before it could look: made within seconds of the document."""
-    return [
-        one
-        for one in run.before
-        if is_copy_name(one.name, document.name)
-        and one.run == "UNSTART"
-        and _seconds_between(one.created, document.created) <= _DOUBLE_SECONDS
-        and same_content(run.api, run.dataset, one, path)
-    ]
-
-
-def _seconds_between(one: str, other: str) -> float:
-    try:
-        return abs((datetime.fromisoformat(one) - datetime.fromisoformat(other)).total_seconds())
-    except (ValueError, TypeError):
-        return math.inf
-
-
-def _wait(run: _Run, jobs: Sequence[_Job], patience: Patience | None, reporter: Reporter) -> None:
+def _wait(run: Run, jobs: Sequence[Job], patience: Patience | None, reporter: Reporter) -> None:
     waiting = {
         job.document.id: Waiting(job.look.name, job.look.pages)
         for job in jobs
@@ -285,7 +206,7 @@ def _wait(run: _Run, jobs: Sequence[_Job], patience: Patience | None, reporter: 
             job.cause = _name(outcome.cause, job)
 
 
-def _finish(run: _Run, job: _Job) -> None:
+def _finish(run: Run, job: Job) -> None:
     """After success the old document goes and the new one gets its name; after failure the old one stays."""
     if job.document is None:
         return
@@ -305,7 +226,7 @@ def _finish(run: _Run, job: _Job) -> None:
         job.cause = _explain(error, job)
 
 
-def _explain(error: RfctlError, job: _Job) -> Cause:
+def _explain(error: RfctlError, job: Job) -> Cause:
     if isinstance(error, ServerError):
         if "not been supported" in error.message:
             return Cause("upload.type-unsupported", {"name": job.look.name, "kind": job.path.suffix})
@@ -315,12 +236,12 @@ def _explain(error: RfctlError, job: _Job) -> Cause:
     return Cause(cause.id, {**cause.params, "name": job.look.name}, cause.exit_code)
 
 
-def _name(cause: Cause | None, job: _Job) -> Cause | None:
+def _name(cause: Cause | None, job: Job) -> Cause | None:
     """The cause with the file's own name instead of `a(1).pdf`."""
     return None if cause is None else Cause(cause.id, {**cause.params, "name": job.look.name})
 
 
-def _report(job: _Job, dataset: Dataset, parse: bool) -> UploadItem:
+def _report(job: Job, dataset: Dataset, parse: bool) -> UploadItem:
     look, document = job.look, job.document
     status: Status = "parsed" if parse else "uploaded"
     if job.cause is not None:
