@@ -183,3 +183,26 @@ def test_help_is_in_both_languages(run: Callable[..., Any]) -> None:
         assert option in english.out
         assert option in chinese.out
     assert "上下文" in chinese.out
+
+
+def test_a_configured_server_needs_no_engine_and_gets_the_key(
+    rfctl: Callable[..., Any], server: Keeper, home: Path
+) -> None:
+    done = rfctl("model", "ls", env={"OLLAMA_HOST": server.url, "OLLAMA_API_KEY": "tiny-key"})
+    assert done.code == 0, done.err
+    assert not (home / "rfctl" / "data" / "engine").exists()
+    headers = {name.lower(): value for name, value in server.requests[0].headers.items()}
+    assert headers["authorization"] == "Bearer tiny-key"
+
+
+def test_a_server_of_an_unknown_version_is_a_warning(
+    run: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path
+) -> None:
+    builder = pytest.importorskip("builder")
+    server.version = "0.0.1"
+    folder = builder.build(
+        golden, json.loads((golden / "converter" / "cases" / "llama2-spm.json").read_text()), tmp_path
+    )
+    done = run("model", "push", str(folder), "tiny", "--no-verify")
+    assert done.code == 0, done.err
+    assert "It is not known whether the server (version 0.0.1) can load" in done.err

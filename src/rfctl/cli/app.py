@@ -113,10 +113,15 @@ class App:
         return daemon.start(self.directories.engine, reporter=self.reporter()).url
 
     def ollama(self) -> OllamaClient:
-        """A client for the model server of the current profile."""
+        """A client for the model server of the current profile; the engine starts only when it is that one.
+
+        OLLAMA_API_KEY goes to a configured server only (a proxy in front of it asks for it).
+        """
         from rfctl.ollama.client import OllamaClient
 
-        return OllamaClient(self.endpoints().ollama_url)
+        if url := self.settings.endpoints().ollama_url:
+            return OllamaClient(url, token=os.environ.get("OLLAMA_API_KEY", "").strip())
+        return OllamaClient(self.start_engine())
 
     def ragflow(self) -> Ragflow:
         """A client for the RAG server of the current profile. Raises UsageError without an API key."""

@@ -155,7 +155,10 @@ def _ask_to_replace(app: App, client: OllamaClient, name: str, ledger: Path, yes
 
 
 def _check_directory(app: App, client: OllamaClient, source: Path) -> None:
-    """Raises VerdictError when the check says that the model will not work on this server."""
+    """Raises VerdictError when the check says that the model will not work on this server.
+
+    A server that nobody knows is a warning: the probe and the server itself will say more.
+    """
     from rfctl.converter import check as checks
 
     version = client.version()
@@ -163,8 +166,15 @@ def _check_directory(app: App, client: OllamaClient, source: Path) -> None:
     report = checks.check(source, ollama_version=None if version.is_embedded else target)
     if report.will_work:
         return
-    first = report.errors[0].text(app.language).message if report.errors else "-"
-    raise VerdictError("ollama.push-check", path=source, detail=first)
+    details = [finding.text(app.language).message for finding in report.errors]
+    details += [
+        verdict.text(app.language)
+        for verdict in report.verdicts
+        if verdict.authority in ("converter", "ollama") and verdict.answer.value == "unsupported"
+    ]
+    if details:
+        raise VerdictError("ollama.push-check", path=source, detail=details[0])
+    app.out.warn("ollama.push-check-unknown", path=source, version=version.text)
 
 
 def _check_from(source: Path, wishes: Wishes, folder: Path | None) -> None:
