@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
 
 from ragflow_bench import KEY, Bench, bench
 
+__all__ = ["KEY", "Bench", "Run", "serving"]
+
 Run = Callable[..., Any]
 
 

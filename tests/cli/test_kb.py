@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ragflow_command import Run, serving
+from ragflow_command import KEY, Bench, Run, serving
 
 PROGRESS = "Looking at the files …\nUploading …\nParsing …\n"
 
@@ -195,3 +199,41 @@ def test_servers_that_cannot_be_used(rfctl: Run, tmp_path: Path) -> None:
         wrong = run(RAGFLOW_BASE_URL=engine.url, RAGFLOW_API_KEY="ragflow-" + "w" * 43)
         assert (wrong.code, wrong.err.split(":")[0]) == (4, "error[ragflow.key-refused]")
         assert "www" not in wrong.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_upload_goes_on(
+    tmp_path: Path, rfctl: Run, environment: dict[str, str], golden: Path, kind: signal.Signals
+) -> None:
+    path = golden / "ragflow" / "fixtures" / "handbook.pdf"
+    with serving(tmp_path, rfctl) as (engine, run):
+        run("kb", "create", "docs")
+        engine.double.gate.clear()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rfctl.cli.main", "kb", "upload", str(path)],
+            env=environment | {"RAGFLOW_BASE_URL": engine.url, "RAGFLOW_API_KEY": KEY},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        deadline = time.monotonic() + 20
+        while not any(one["run"] == "RUNNING" for one in _documents(engine)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(kind)
+        _, errors = process.communicate(timeout=10)
+        if kind == signal.SIGINT:
+            assert process.returncode == 130
+            assert errors.splitlines()[-2].startswith("error[core.interrupted]: ")
+        engine.double.gate.set()
+        result = run("kb", "upload", str(path), "-q")
+        assert result.code == 0
+        assert [(one["name"], one["run"]) for one in _documents(engine)] == [("handbook.pdf", "DONE")]
+
+
+def _documents(engine: Bench) -> list[dict[str, Any]]:
+    (dataset,) = engine.call("GET", "/datasets")
+    found = engine.call("GET", f"/datasets/{dataset['id']}/documents")
+    docs: list[dict[str, Any]] = found["docs"]
+    return docs

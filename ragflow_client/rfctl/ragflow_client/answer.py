@@ -134,7 +134,7 @@ def join_frames(
             whole = piece
         elif frame["final"] is False and piece not in ("<think>", "</think>"):
             whole += piece
-            if not thinking:
+            if piece and not thinking:
                 show(piece)
         found = frame.get("reference")
         if isinstance(found, Mapping) and found.get("chunks"):

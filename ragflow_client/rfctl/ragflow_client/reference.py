@@ -123,7 +123,7 @@ def _number(match: re.Match[str], order: list[int], limit: int) -> str:
         return ""
     if index not in order:
         order.append(index)
-    lead = " " if match[0][0].isspace() else ""
+    lead = match[0][0] if match[0][0].isspace() else ""
     return f"{lead}[{order.index(index) + 1}]"
 
 
