@@ -160,6 +160,50 @@ def test_a_replaced_blob_is_not_served_from_memory(ready: Engine, tmp_path: Path
     assert [model["context_length"] for model in loaded] == [800]
 
 
+def test_a_deleted_model_ends_with_its_last_user(ready: Engine, tmp_path: Path) -> None:
+    ready.create("gone", write_chat_model(tmp_path / "m.gguf", context_length=900))
+    pid = daemon.status(ready.directory).pid
+    chat(ready, "chat", keep_alive=0)
+    body = {"model": "gone", "messages": [{"role": "user", "content": "hi"}]}
+    body["options"] = {"num_predict": 1_000_000, "temperature": 0}  # type: ignore[assignment]
+    with ready.client() as http, http.stream("POST", "/api/chat", json=body) as response:
+        next(response.iter_lines())
+        with ready.client() as other:
+            other.request("DELETE", "/api/delete", json={"model": "gone"}).raise_for_status()
+        assert "gone:latest" not in daemon.status(ready.directory).models
+    wait_until(lambda: "gone" not in str(daemon.status(ready.directory).models) and len(children(pid)) <= 2)
+    with ready.client() as http:
+        assert http.post("/api/chat", json=body).status_code == 404
+
+
+def test_requests_with_different_contexts_take_turns(ready: Engine) -> None:
+    answers: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda size=size: answers.append(
+                chat(ready, "chat", options=OPTIONS | {"num_ctx": size}).status_code
+            )
+        )
+        for size in (256, 512, 256, 1024, 512, 256)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert answers == [200] * 6
+
+
+def test_giving_up_while_a_model_loads_leaves_no_process(ready: Engine) -> None:
+    pid = daemon.status(ready.directory).pid
+    for _ in range(3):
+        assert chat(ready, "chat", keep_alive=0).status_code == 200
+        with contextlib.suppress(httpx.TimeoutException):
+            httpx.post(f"{ready.url}/api/generate", json={"model": "chat"}, timeout=0.08, trust_env=False)
+    loaded = len(daemon.status(ready.directory).models)
+    wait_until(lambda: len(children(pid)) <= max(loaded, len(daemon.status(ready.directory).models)))
+    assert chat(ready, "chat").status_code == 200
+
+
 # -- the engine itself --------------------------------------------------------------------------
 
 

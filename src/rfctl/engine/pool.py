@@ -29,12 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Slot:
-    """A loaded model. name: as the request wrote it last; deadline: loop time of its end, None = never."""
+    """A loaded model. name: its full name at the last request; is_doomed: ends with its last user;
+    deadline: clock time of its end, None = never."""
 
     worker: Worker
     name: str
     users: int = 0
     keep_alive: float = KEEP_ALIVE_SECONDS
+    is_doomed: bool = False
     used: float = field(default_factory=time.monotonic)
 
     @property
@@ -77,6 +79,7 @@ class Pool:
         self._changed = asyncio.Condition()
         self._crashes: dict[str, deque[float]] = {}
         self._reaper: asyncio.Task[None] | None = None
+        self._wakers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Pool:
         self._reaper = asyncio.create_task(self._reap())
@@ -120,7 +123,7 @@ class Pool:
         """End the model of that blob as soon as nobody uses it."""
         slot = self._slots.get(digest)
         if slot is not None:
-            slot.keep_alive = 0.0
+            slot.is_doomed = True
             await self._end_if_idle(slot)
 
     async def report_crash(self, worker: Worker) -> WorkerError:
@@ -140,6 +143,7 @@ class Pool:
                     async with self._changed:
                         slot = self._slots.get(spec.digest)
                         if slot is not None and slot.worker.is_alive and slot.worker.spec == spec:
+                            slot.is_doomed = False
                             slot.users += 1
                             slot.name = name
                             return slot
@@ -153,10 +157,9 @@ class Pool:
         return await self._load(spec, name)
 
     async def _load(self, spec: Spec, name: str) -> _Slot:
-        slot: _Slot | None = None
+        _log.info("loading %s (num_ctx %d)", name, spec.num_ctx)
         try:
-            _log.info("loading %s (num_ctx %d)", name, spec.num_ctx)
-            slot = _Slot(await self._start(spec), name, users=1)
+            worker = await self._start(spec)
         except WorkerError as error:
             # A model that cannot be loaded fails the same way each time: only sudden ends count as crashes.
             if "signal" in error.text:
@@ -164,12 +167,23 @@ class Pool:
             _log.error("model %s: %s", name, error.text)
             raise
         finally:
-            async with self._changed:
-                self._loading.discard(spec.digest)
-                if slot is not None:
-                    self._slots[spec.digest] = slot
-                self._changed.notify_all()
+            self._loading.discard(spec.digest)
+            self._wake()
+        # No await from here to the caller's `try`: a cancelled request must not lose its slot.
+        slot = _Slot(worker, name, users=1)
+        self._slots[spec.digest] = slot
         return slot
+
+    def _wake(self) -> None:
+        """Notify the waiting requests, from code that must not wait itself."""
+
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        task = asyncio.create_task(notify())
+        self._wakers.add(task)
+        task.add_done_callback(self._wakers.discard)
 
     async def _make_room(self, digest: str) -> bool:
         """End what stands in the way if it is idle; False when that is in use. Holds the condition."""
@@ -190,7 +204,7 @@ class Pool:
             slot.users -= 1
             slot.used = self._clock()
             self._changed.notify_all()
-        if slot.keep_alive == 0:
+        if slot.keep_alive == 0 or slot.is_doomed:
             await self._end_if_idle(slot)
 
     async def _end_if_idle(self, slot: _Slot) -> None:

@@ -20,6 +20,8 @@ from rfctl.engine.failure import WorkerError
 LOAD_SECONDS = 300.0
 STOP_SECONDS = 5.0
 _STDERR_LINES = 40
+_REASON_SECONDS = 2.0
+_LAST_WORD = "exiting due to"
 _LINE_BYTES = 1 << 16
 # No read timeout: a long prompt is silent for minutes; the end of the process is seen at once.
 _TIMEOUT = httpx.Timeout(None, connect=10.0)
@@ -51,6 +53,7 @@ class Worker:
         self.process = process
         self.http = httpx.AsyncClient()
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._said_last_word = asyncio.Event()
         self._reader = asyncio.create_task(self._read_stderr())
 
     @classmethod
@@ -86,6 +89,9 @@ class Worker:
             await self.process.stdin.drain()
             line = await self.process.stdout.readline()
         answer = json.loads(line) if line else {}
+        if "error" in answer:
+            await self._await_reason()
+            self.process.stdin.close()
         if "port" not in answer:
             raise await self.death()
         await self.http.aclose()
@@ -96,6 +102,12 @@ class Worker:
             trust_env=False,
             limits=httpx.Limits(max_connections=None),
         )
+
+    async def _await_reason(self) -> None:
+        """llama.cpp logs from a thread: wait for its last word on a failed load, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REASON_SECONDS):
+                await self._said_last_word.wait()
 
     @property
     def is_alive(self) -> bool:
@@ -138,6 +150,8 @@ class Worker:
             if not line:
                 return
             self._stderr.append(line.decode("utf-8", errors="replace").rstrip())
+            if _LAST_WORD in self._stderr[-1]:
+                self._said_last_word.set()
 
     @property
     def last_words(self) -> Sequence[str]:

@@ -18,31 +18,31 @@ EXIT_LOAD_FAILED = 1
 
 
 def main() -> None:
-    """Load the model, announce the port, and wait for the end of stdin."""
+    """Load the model, announce the port or the failure, and wait for the end of stdin."""
     # llama.cpp writes to descriptor 1 as it likes; the protocol gets a descriptor of its own.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     spec: dict[str, Any] = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    failed = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(failed,), daemon=True).start()
     try:
         server = _load(spec)
         answer: dict[str, object] = {"port": int(str(server.listening_address).rpartition(":")[2])}
     except (RuntimeError, ValueError) as error:
+        failed.set()
         answer = {"error": str(error)}
     channel.write(json.dumps(answer) + "\n")
     channel.flush()
-    if "error" in answer:
-        # A regular exit: llama.cpp's log has a thread of its own, which still holds the reason.
-        sys.exit(EXIT_LOAD_FAILED)
+    # After a failure too: llama.cpp's log has a thread of its own that may still hold the reason, so the
+    # parent closes stdin when it has read enough.
     threading.Event().wait()
 
 
-def _end_with_parent() -> None:
-    # The descriptor, not sys.stdin: a lock on that would break a regular exit of the main thread.
+def _end_with_parent(failed: threading.Event) -> None:
     while os.read(0, 4096):
         pass
-    # The native threads need no farewell, and a lock held by them must not delay the end.
-    os._exit(0)
+    # os._exit: the native threads need no farewell, and a lock held by them must not delay the end.
+    os._exit(EXIT_LOAD_FAILED if failed.is_set() else 0)
 
 
 def _load(spec: dict[str, Any]) -> Any:
