@@ -25,6 +25,7 @@ NOUNS: dict[str, dict[str, str]] = {
         "ls": "rfctl.cli.model:ls",
         "show": "rfctl.cli.model:show",
         "rm": "rfctl.cli.model:rm",
+        "lint": "rfctl.cli.model_lint:lint",
     },
     "kb": {
         "create": "rfctl.cli.kb:create",

@@ -79,7 +79,7 @@ def to_create_request(modelfile: Modelfile, folder: Path, digest: Callable[[Path
             case "template" | "system" | "renderer" | "parser":
                 body[name] = args
             case "requires":
-                if not _VERSION.fullmatch(args):
+                if not is_semantic_version(args):
                     raise ModelfileError(
                         "ollama.modelfile-requires",
                         "requires must be a valid semver (e.g. 0.14.0)",
@@ -105,6 +105,11 @@ def to_create_request(modelfile: Modelfile, folder: Path, digest: Callable[[Path
     body |= {"license": licenses, "messages": messages, "parameters": parameters}
     # Go leaves empty fields out of the JSON.
     return CreateRequest({key: value for key, value in body.items() if value}, uploads, tuple(warnings))
+
+
+def is_semantic_version(text: str) -> bool:
+    """Whether REQUIRES takes `text`."""
+    return _VERSION.fullmatch(text) is not None
 
 
 def _resolve(args: str, folder: Path) -> Path:

@@ -8,7 +8,7 @@ parser drops characters (no-break spaces, joiners, ideographic spaces).
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfctl.core.error import UsageError
@@ -51,10 +51,12 @@ class ModelfileError(UsageError):
 @dataclass(frozen=True)
 class Command:
     """One instruction. name: "model" for FROM, the parameter's own name for PARAMETER, else the keyword in
-    lower case; args: the unquoted value, for MESSAGE `role: text`."""
+    lower case; args: the unquoted value, for MESSAGE `role: text`; line: where it begins, from 1 as an editor
+    counts (0: not read from a text)."""
 
     name: str
     args: str
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def parse_modelfile(source: str | bytes) -> Modelfile:
 
     Raises ModelfileError with Ollama's text and line.
     """
-    text = source if isinstance(source, str) else _decode(source)
+    text = source if isinstance(source, str) else decode_modelfile(source)
     commands = _Scanner(text.removeprefix("\ufeff")).scan()
     if not any(command.name == "model" for command in commands):
         raise ModelfileError("ollama.modelfile-from", "no FROM line")
@@ -98,12 +100,14 @@ def read_modelfile(path: Path) -> Modelfile:
 
 
 class _Scanner:
-    """A cursor over the text; `line` is the line of the character just read (CR and LF both count)."""
+    """A cursor over the text; `line` is the line of the character just read as Ollama counts (CR and LF
+    both), `row` as an editor does."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
         self.line = 1
+        self.row = 1
 
     def scan(self) -> list[Command]:
         commands = []
@@ -119,6 +123,7 @@ class _Scanner:
         self.at += 1
         if character in _NEWLINES:
             self.line += 1
+            self.row += character == "\n" or self.text[self.at : self.at + 1] != "\n"
         return character
 
     def _skip_to_command(self) -> bool:
@@ -135,6 +140,7 @@ class _Scanner:
 
     def _command(self) -> Command:
         # The first character may be anything; the word is judged as a whole when a blank ends it.
+        row = self.row
         first = self._next()
         word, end = self._word(_LETTERS)
         keyword = ((first if first.isprintable() else "") + word).lower()
@@ -144,15 +150,15 @@ class _Scanner:
             name, end = self._word(_NAME)
             if end not in _BLANKS:
                 raise ModelfileError("ollama.modelfile-end", f"unexpected EOF: {name}", self.line)
-            return Command(name, self._value())
+            return Command(name, self._value(), row)
         if keyword == "message":
             role, end = self._word(_LETTERS)
             if end not in _BLANKS:
                 raise ModelfileError("ollama.modelfile-end", f"unexpected EOF: {role}", self.line)
             if role not in ROLES:
                 raise ModelfileError("ollama.modelfile-syntax", f"(line {self.line}): {_BAD_ROLE}", self.line)
-            return Command("message", f"{role}: {self._value()}")
-        return Command("model" if keyword == "from" else keyword, self._value())
+            return Command("message", f"{role}: {self._value()}", row)
+        return Command("model" if keyword == "from" else keyword, self._value(), row)
 
     def _word(self, allowed: frozenset[str]) -> tuple[str, str]:
         """The following characters in `allowed` and the one that ended them."""
@@ -192,7 +198,8 @@ class _Scanner:
             size += 1
 
 
-def _decode(data: bytes) -> str:
+def decode_modelfile(data: bytes) -> str:
+    """The text of a Modelfile: UTF-16 with a byte order mark, else UTF-8; what is neither becomes U+FFFD."""
     for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, errors="replace")
