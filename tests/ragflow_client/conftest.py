@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
-
 from ragflow_bench import KEY, Bench, bench
 from recording import RecordedServer
 from scripted_server import ScriptedServer
