@@ -17,8 +17,9 @@ SOURCES = [
     *(ROOT / "converter").rglob("*.py"),
     *(ROOT / "ragflow_client").rglob("*.py"),
 ]
-# Calls whose first argument is a catalog id.
-CALLS = {"note", "warn", "say", "text", "stage", "render"}
+# Methods of an output or a reporter whose first argument is a catalog id.
+METHODS = {"note", "warn", "say", "text", "stage"}
+SPEAKERS = {"out", "reporter", "_reporter"}
 
 
 def named_ids() -> set[tuple[str, str]]:
@@ -26,20 +27,23 @@ def named_ids() -> set[tuple[str, str]]:
     found = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not node.args:
+            if not isinstance(node, ast.Call) or not node.args or not takes_id(node.func):
                 continue
-            function = node.func
-            name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             first = node.args[0]
-            literals = [first] if not isinstance(first, ast.IfExp) else [first.body, first.orelse]
+            literals = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
             for literal in literals:
-                if not (isinstance(literal, ast.Constant) and isinstance(literal.value, str)):
-                    continue
-                if (name.endswith("Error") and "." in literal.value and " " not in literal.value) or (
-                    name in CALLS and "." in literal.value and " " not in literal.value
-                ):
-                    found.add((path.name, literal.value))
+                value = literal.value if isinstance(literal, ast.Constant) else None
+                if isinstance(value, str) and "." in value and " " not in value:
+                    found.add((path.name, value))
     return found
+
+
+def takes_id(function: ast.expr) -> bool:
+    if isinstance(function, ast.Attribute):
+        base = function.value
+        speaker = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+        return function.attr in METHODS and speaker in SPEAKERS
+    return isinstance(function, ast.Name) and function.id.endswith("Error")
 
 
 def fields(text: str) -> set[str]:

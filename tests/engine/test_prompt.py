@@ -142,3 +142,9 @@ def test_marks_of_the_model_that_name_no_chunk_go() -> None:
     assert text == "A [ID:0]. B and [ID: 1]"
     assert cited == {0, 1}
     assert citation.strip(text) == "A. B and"
+
+
+def test_doubled_braces_are_single_ones_in_the_prompt() -> None:
+    parameters = [{"key": "knowledge", "optional": False}, {"key": "date", "optional": True}]
+    text = prompt._fill('JSON {{"a": {date}}} {x} {knowledge}', parameters, {"date": "{{today}}"})
+    assert text == 'JSON {"a": {{today}}} {x} {knowledge}'

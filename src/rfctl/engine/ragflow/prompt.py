@@ -1,13 +1,14 @@
 """The prompt of a question: the chat's system text with the found chunks, made to fit the model's context.
 
-After RAGFlow v0.27.0 `rag/prompts/generator.py` and `dialog_service.py`. Deviations: braces other than a
-parameter's are plain text (RAGFlow formats the text with str.format); RAGFlow's page of instructions for
-citing (about 1,500 tokens) is not added, marks are set by `citation`; what does not fit is left out here,
-lowest chunks first, where RAGFlow counts with the number of tokens that was registered.
+After RAGFlow v0.27.0 `rag/prompts/generator.py` and `dialog_service.py`, which format the text with
+str.format, so doubled braces stand for single ones. Deviations: a single brace that is no parameter's is
+plain text, where RAGFlow fails; RAGFlow's page of instructions for citing (about 1,500 tokens) is not
+added, marks are set by `citation`; what does not fit is left out here, lowest chunks first, where RAGFlow counts with the number of tokens that was registered.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,6 +21,7 @@ KNOWLEDGE = "{knowledge}"
 _MARGIN = 1.2
 _PER_MESSAGE = 8
 _LEAST_BLOCK = 32
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 _SEPARATOR = "\n\n------\n\n"
 
 
@@ -109,21 +111,26 @@ def show(prompt: str, question: str, seconds: Mapping[str, float], answer: str) 
 
 
 def _fill(template: str, parameters: Sequence[Any], variables: Mapping[str, Any]) -> str:
-    text = template
+    """The template with its parameters, but `{knowledge}`, filled in; doubled braces become single ones."""
+    values: dict[str, str] = {}
     for parameter in parameters:
         if not isinstance(parameter, dict) or parameter.get("key") in (None, "knowledge"):
             continue
         key = str(parameter["key"])
         if key in variables:
-            value = str(variables[key])
+            values[key] = str(variables[key])
         elif key == "date":
-            value = date.today().isoformat()
+            values[key] = date.today().isoformat()
         elif parameter.get("optional"):
-            value = " "
+            values[key] = " "
         else:
             raise KeyError("Miss parameter: " + key)
-        text = text.replace("{" + key + "}", value)
-    return text
+
+    def put(match: re.Match[str]) -> str:
+        found = match.group()
+        return found[0] if match.group(1) is None else values.get(match.group(1), found)
+
+    return _FIELD.sub(put, template)
 
 
 def _assemble(text: str, blocks: Sequence[Block], history: Sequence[dict[str, str]]) -> Prompt:
