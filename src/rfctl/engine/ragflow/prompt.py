@@ -3,7 +3,8 @@
 After RAGFlow v0.27.0 `rag/prompts/generator.py` and `dialog_service.py`, which format the text with
 str.format, so doubled braces stand for single ones. Deviations: a single brace that is no parameter's is
 plain text, where RAGFlow fails; RAGFlow's page of instructions for citing (about 1,500 tokens) is not
-added, marks are set by `citation`; what does not fit is left out here, lowest chunks first, where RAGFlow counts with the number of tokens that was registered.
+added, marks are set by `citation`; what does not fit is left out here, lowest chunks first, where RAGFlow
+counts with the number of tokens that was registered.
 """
 
 from __future__ import annotations
