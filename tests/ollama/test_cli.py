@@ -44,7 +44,7 @@ def test_push_of_a_gguf_tells_what_was_done(run: Callable[..., Any], server: Kee
     assert "context 4096" in lines[0]
     assert lines[1:] == [
         "  ok: served as: completion",
-        "  ok: 4 conversations become the same prompt as the model's own template makes",
+        "  ok: 6 conversations become the same prompt as the model's own template makes",
         "  ok: a short answer ended by itself after 2 tokens (0.01 s)",
         "  ok: an answer ends with <|im_end|>",
     ]

@@ -26,6 +26,7 @@ NOUNS: dict[str, dict[str, str]] = {
         "show": "rfctl.cli.model:show",
         "rm": "rfctl.cli.model:rm",
         "lint": "rfctl.cli.model_lint:lint",
+        "verify": "rfctl.cli.model_verify:verify",
     },
     "kb": {
         "create": "rfctl.cli.kb:create",

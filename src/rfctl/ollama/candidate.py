@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rfctl.core.gguf_header import GgufHeader, read_header
 from rfctl.ollama.template import Template
@@ -78,6 +80,55 @@ def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
         data_offset=header.data_offset,
         size=header.file_size,
     )
+
+
+def candidate_of_info(info: Mapping[str, Any], template: str) -> Candidate:
+    """What a server's verbose `model_info` says, for a file that cannot be read here.
+
+    template: the chat template, which the server tells apart from it; path, offsets and size are empty.
+    """
+    architecture = str(info.get("general.architecture", ""))
+    tokens = _strings(info.get("tokenizer.ggml.tokens"))
+    kinds = info.get("tokenizer.ggml.token_type")
+    kinds = kinds if isinstance(kinds, list) else []
+    special = {
+        token: index
+        for index, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind in (_CONTROL, _USER_DEFINED)
+    }
+
+    def number(key: str) -> int | None:
+        value = info.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def token(name: str) -> str:
+        index = number(f"tokenizer.ggml.{name}_token_id")
+        return tokens[index] if index is not None and 0 <= index < len(tokens) else ""
+
+    ends = {number(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
+    listed = info.get("tokenizer.ggml.eos_token_ids")
+    if isinstance(listed, list):
+        ends |= {value for value in listed if isinstance(value, int)}
+    pooling = number(f"{architecture}.pooling_type")
+    return Candidate(
+        path=Path(),
+        architecture=architecture,
+        context_length=number(f"{architecture}.context_length"),
+        embedding_length=number(f"{architecture}.embedding_length"),
+        is_embedding=pooling is not None and pooling != _POOLING_NONE,
+        template=Template(template, token("bos"), token("eos")),
+        adds_bos=info.get("tokenizer.ggml.add_bos_token") is True,
+        end_ids=frozenset(value for value in ends if value is not None),
+        special_tokens=special,
+        control_tokens=frozenset(text for text, index in special.items() if kinds[index] == _CONTROL),
+        alignment=0,
+        data_offset=0,
+        size=0,
+    )
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _texts(header: GgufHeader, key: str) -> tuple[str, ...]:

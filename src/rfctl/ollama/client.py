@@ -59,7 +59,8 @@ class OllamaClient:
             parsed = httpx.URL(self.url)
             if parsed.scheme not in ("http", "https") or not parsed.host:
                 raise ValueError("neither http nor https")
-            self.trust_env = not is_loopback(self.url)
+            self.is_loopback = is_loopback(self.url)
+            self.trust_env = not self.is_loopback
         except (httpx.InvalidURL, ValueError) as error:
             raise UsageError("ollama.url-invalid", url=url, detail=str(error)) from error
         # Reading the certificates takes longer than a call on loopback; plain http needs none.
@@ -133,18 +134,25 @@ class OllamaClient:
     def running(self) -> tuple[RunningModel, ...]:
         return read_running(self._json("GET", "/api/ps"))
 
-    def render(self, name: str, messages: Sequence[Mapping[str, str]]) -> str | None:
+    def render(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, str]],
+        tools: Sequence[Mapping[str, object]] = (),
+    ) -> str | None:
         """The prompt that the server makes of `messages`, without generating; None where it cannot tell.
 
         Loads the model. Servers before 0.11.5 do not know the question and would answer the chat: ask
         `version().shows_prompt` first.
         """
-        body = {
+        body: dict[str, object] = {
             "model": name,
             "messages": [dict(message) for message in messages],
             "_debug_render_only": True,
             "stream": False,
         }
+        if tools:
+            body["tools"] = [dict(tool) for tool in tools]
         document = self._json("POST", "/api/chat", body, model=name, read_seconds=ANSWER_SECONDS)
         info = document.get("_debug_info") if isinstance(document, dict) else None
         text = info.get("rendered_template") if isinstance(info, dict) else None

@@ -24,7 +24,8 @@ MAX_FILES = 500
 @dataclass(frozen=True)
 class Entry:
     """source: `sha256:<hex>` of the uploaded bytes; settings: hex sha256 of the create request; manifest: hex
-    digest that the server gives the model; verified: whether the checks ran."""
+    digest that the server gives the model; verified: whether the checks ran; accepted: why a prompt that
+    differs from the trained one is accepted."""
 
     source: str
     settings: str
@@ -33,6 +34,7 @@ class Entry:
     orphan_bytes: int = 0
     verified: bool = False
     checks: tuple[Mapping[str, Any], ...] = field(default=())
+    accepted: str = ""
 
 
 class Ledger:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rfctl.core.error import RfctlError
 from rfctl.ollama.answer import ModelCard, Version
@@ -42,10 +43,22 @@ class Check:
 
 
 @cache
-def corpus() -> Mapping[str, tuple[Message, ...]]:
-    """The conversations by name."""
+def _corpus() -> Mapping[str, Any]:
     text = (Path(__file__).parent / "conversation.json").read_text(encoding="utf-8")
-    return {name: tuple(messages) for name, messages in json.loads(text)["conversations"].items()}
+    document: Mapping[str, Any] = json.loads(text)
+    return document
+
+
+def tool_conversation() -> tuple[tuple[Message, ...], tuple[Mapping[str, object], ...]]:
+    """The messages and the tools of the conversation with tools."""
+    item = _corpus()["with_tools"]
+    return tuple(item["messages"]), tuple(item["tools"])
+
+
+@cache
+def corpus() -> Mapping[str, tuple[Message, ...]]:
+    """The conversations without tools, by name."""
+    return {name: tuple(messages) for name, messages in _corpus()["conversations"].items()}
 
 
 def check_chat(
@@ -56,10 +69,10 @@ def check_chat(
     native: the server is expected to render the file's own template (no Go template was sent).
     """
     checks = [
-        _check_capability(card, "completion"),
+        check_capability(card, "completion"),
         _check_prompts(client, name, candidate, card, version, native),
     ]
-    checks.append(_check_answer(client, name))
+    checks.append(check_answer(client, name))
     return tuple(checks)
 
 
@@ -67,11 +80,14 @@ def check_embedding(
     client: OllamaClient, name: str, candidate: Candidate, card: ModelCard
 ) -> tuple[Check, ...]:
     """Capability, dimension and norm of an embedding model."""
-    checks = [_check_capability(card, "embedding")]
+    checks = [check_capability(card, "embedding")]
     try:
         vectors = client.embed(name, ["What is written on page 3?", "知识库检索"])
     except RfctlError as error:
-        return (*checks, Check("ollama.check-embedding-failed", Verdict.FAILED, {"detail": _say(error)}))
+        return (
+            *checks,
+            Check("ollama.check-embedding-failed", Verdict.FAILED, {"detail": explain_error(error)}),
+        )
     wanted = candidate.embedding_length
     dimension = len(vectors[0]) if vectors else 0
     norms = [math.sqrt(math.fsum(value * value for value in vector)) for vector in vectors]
@@ -94,7 +110,8 @@ def check_embedding(
     )
 
 
-def _check_capability(card: ModelCard, wanted: str) -> Check:
+def check_capability(card: ModelCard, wanted: str) -> Check:
+    """Whether the server serves the model for `wanted`: "completion" or "embedding"."""
     params = {"wanted": wanted, "found": ", ".join(card.capabilities) or "-"}
     if not card.capabilities:  # servers before 0.6.4 do not list them
         return Check("ollama.check-capability-unknown", Verdict.UNKNOWN, params)
@@ -130,7 +147,7 @@ def _check_prompts(
         try:
             served = client.render(name, corpus()[key])
         except RfctlError as error:
-            return Check("ollama.check-prompt-broken", Verdict.FAILED, {"detail": _say(error)})
+            return Check("ollama.check-prompt-broken", Verdict.FAILED, {"detail": explain_error(error)})
         if served is None:
             return Check("ollama.check-prompt-unknown", Verdict.UNKNOWN, {"version": version.text})
         compared += 1
@@ -151,26 +168,37 @@ def _same_prompt(own: str, served: str, candidate: Candidate) -> bool:
     return bool(bos) and candidate.adds_bos and own.removeprefix(bos) == served
 
 
-def describe_difference(own: str, served: str) -> str:
-    """A short unified diff: `-` is the model's template, `+` what the server serves."""
-    lines = difflib.unified_diff(
-        own.splitlines(), served.splitlines(), "template", "served", lineterm="", n=1
-    )
-    return "\n".join(list(lines)[:12])
+def describe_difference(
+    own: str, served: str, *, names: tuple[str, str] = ("template", "served"), limit: int = 12
+) -> str:
+    """A short unified diff: `-` is the model's template, `+` what the server serves.
+
+    Prompts that differ in line ends or invisible characters only are shown escaped.
+    """
+    before, after = own.splitlines(), served.splitlines()
+    if before == after:
+        before, after = (
+            [repr(line) for line in own.splitlines(keepends=True)],
+            [repr(line) for line in served.splitlines(keepends=True)],
+        )
+    lines = difflib.unified_diff(before, after, *names, lineterm="", n=1)
+    return "\n".join(list(lines)[:limit])
 
 
-def _check_answer(client: OllamaClient, name: str) -> Check:
+def check_answer(client: OllamaClient, name: str) -> Check:
+    """A short answer must end by itself (`done_reason` "stop")."""
     messages: Sequence[Message] = ({"role": "user", "content": "Answer with one word: yes or no?"},)
     try:
         answer = client.chat(name, messages, num_predict=ANSWER_TOKENS, temperature=0, seed=1)
     except RfctlError as error:
-        return Check("ollama.check-answer-failed", Verdict.FAILED, {"detail": _say(error)})
+        return Check("ollama.check-answer-failed", Verdict.FAILED, {"detail": explain_error(error)})
     params = {"tokens": answer.answer_tokens, "seconds": round(answer.seconds, 2)}
     if answer.done_reason == "stop":
         return Check("ollama.check-answer", Verdict.PASSED, params)
     return Check("ollama.check-answer-length", Verdict.WARNED, params)
 
 
-def _say(error: RfctlError) -> str:
+def explain_error(error: RfctlError) -> str:
+    """The message of an error with its detail, in English: it is stored with the result."""
     text = error.text("en")
     return f"{text.message} ({error.params['detail']})" if error.params.get("detail") else text.message

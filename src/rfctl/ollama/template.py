@@ -84,6 +84,7 @@ def render(
     template: Template,
     messages: Sequence[Message],
     *,
+    tools: Sequence[Mapping[str, object]] = (),
     add_generation_prompt: bool = True,
     variables: Mapping[str, object] | None = None,
 ) -> str:
@@ -99,7 +100,7 @@ def render(
         size = 0
         for piece in compiled.generate(
             messages=[dict(message) for message in messages],
-            tools=None,
+            tools=list(tools) or None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             bos_token=template.bos_token,
@@ -128,6 +129,7 @@ def render_isolated(
     template: Template,
     conversations: Sequence[Sequence[Message]],
     *,
+    tools: Sequence[Mapping[str, object]] = (),
     add_generation_prompt: bool = True,
     deadline_seconds: float = DEADLINE_SECONDS,
 ) -> tuple[str | TemplateError, ...]:
@@ -140,6 +142,7 @@ def render_isolated(
         "bos_token": template.bos_token,
         "eos_token": template.eos_token,
         "add_generation_prompt": add_generation_prompt,
+        "tools": list(tools),
         "conversations": [[dict(message) for message in messages] for messages in conversations],
     }
     try:
@@ -198,7 +201,12 @@ def _serve(data: bytes) -> bytes:
     answers = []
     for messages in order["conversations"]:
         try:
-            text = render(template, messages, add_generation_prompt=order["add_generation_prompt"])
+            text = render(
+                template,
+                messages,
+                tools=order["tools"],
+                add_generation_prompt=order["add_generation_prompt"],
+            )
         except TemplateError as error:
             answers.append({"error": error.reason})
         else:
