@@ -1,9 +1,9 @@
 """Rows of float32 to rows of a GGML type, byte-equal to ggml.
 
-Two sources: `ggml_quantize_chunk` in the shared library of the installed inference package, called without
-importing that package, and gguf's numpy code for the types it has. Each source proves itself per type on
-stored blocks before it is used; what fails is passed over. ctypes releases the GIL during a call, so threads
-scale.
+Three sources, fastest first: our own native kernels (`native/`), `ggml_quantize_chunk` in the shared library
+of the installed inference package, called without importing that package, and gguf's numpy code for the types
+it has. Each source proves itself per type on stored blocks before it is used; what fails is passed over.
+ctypes releases the GIL during a call, so threads scale.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import hashlib
 import importlib.util
 import json
 import threading
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rfctl.converter.quantization.dtype import f32_to_bf16, f32_to_f16
+from rfctl.converter.quantization.native.library import TYPES as NATIVE_TYPES
+from rfctl.converter.quantization.native.library import Missing, NativeKernel, load_native
 from rfctl.converter.quantization.type import tensor_type, tensor_types
 from rfctl.core.error import RfctlError
 
@@ -33,6 +36,41 @@ _PROOF = Path(__file__).with_name("proof.json")
 _NUMPY_TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 _LOCK = threading.Lock()
 _READY: dict[str, tuple[str, Quantizer]] = {}
+SOURCES = ("native", "ggml", "numpy")
+
+
+@dataclass
+class _Choice:
+    """What `use_kernel` said, and the native kernels once somebody asked for them."""
+
+    sources: Sequence[str] = SOURCES
+    cache: Path | None = None
+    native: NativeKernel | Missing | None = None
+
+
+_CHOICE = _Choice()
+
+
+def use_kernel(sources: Sequence[str] = SOURCES, cache: Path | None = None) -> None:
+    """Choose for this process which sources are tried, in this order.
+
+    sources  some of SOURCES; one alone forces it (types that it cannot make raise `model.kernel-missing`)
+    cache    the user's cache folder, where the native kernels are compiled at their first use when a compiler
+             is there; None: they are used only when the package brought them
+    Raises ValueError for an unknown source.
+    """
+    if unknown := set(sources) - set(SOURCES):
+        raise ValueError(f"no such kernel source: {', '.join(sorted(unknown))}")
+    with _LOCK:
+        _CHOICE.sources, _CHOICE.cache, _CHOICE.native = tuple(sources), cache, None
+        _READY.clear()
+
+
+def native_state() -> str:
+    """The instruction set of the native kernels, or "none: " and why there are none; may compile them."""
+    with _LOCK:
+        native = _native()
+    return native.level if isinstance(native, NativeKernel) else f"none: {native.reason}"
 
 
 def quantize(type_name: str, rows: Rows, out: Bytes | None = None) -> Bytes:
@@ -58,7 +96,7 @@ def quantize(type_name: str, rows: Rows, out: Bytes | None = None) -> Bytes:
 
 
 def kernel_info() -> Mapping[str, str]:
-    """Which source makes each type here: "ggml (FILE NAME)", "numpy" or "none"."""
+    """Which source makes each type here: "native (LEVEL)", "ggml (FILE NAME)", "numpy" or "none"."""
     info = {}
     for name in proved_types():
         try:
@@ -87,9 +125,10 @@ def _ready(name: str) -> tuple[str, Quantizer]:
     if found is not None:
         return found
     with _LOCK:
-        if name not in _READY:
-            _READY[name] = _select(name)
-    return _READY[name]
+        found = _READY.get(name)
+        if found is None:
+            found = _READY[name] = _select(name)
+    return found
 
 
 def _select(name: str) -> tuple[str, Quantizer]:
@@ -99,17 +138,33 @@ def _select(name: str) -> tuple[str, Quantizer]:
     raise RfctlError("model.kernel-missing", type=name)
 
 
-def _candidates(name: str) -> list[tuple[str, Quantizer]]:
+def _candidates(name: str) -> Iterator[tuple[str, Quantizer]]:
     plain: dict[str, Quantizer] = {"F32": _copy_f32, "F16": _to_f16, "BF16": _to_bf16}
     if name in plain:
-        return [("numpy", plain[name])]
-    found: list[tuple[str, Quantizer]] = []
-    library = _library()
-    if library is not None:
-        found.append((f"ggml ({library[0]})", _through_ggml(library[1], tensor_type(name).number)))
-    if name in _NUMPY_TYPES:
-        found.append(("numpy", _through_gguf(name)))
-    return found
+        yield "numpy", plain[name]
+        return
+    for source in _CHOICE.sources:  # one by one: a library that is not needed is not loaded
+        found = _candidate(source, name)
+        if found is not None:
+            yield found
+
+
+def _candidate(source: str, name: str) -> tuple[str, Quantizer] | None:
+    if source == "native" and name in NATIVE_TYPES:
+        native = _native()
+        if isinstance(native, NativeKernel):
+            return f"native ({native.level})", partial(native.quantize, name)
+    if source == "ggml" and (library := _library()) is not None:
+        return f"ggml ({library[0]})", _through_ggml(library[1], tensor_type(name).number)
+    if source == "numpy" and name in _NUMPY_TYPES:
+        return "numpy", _through_gguf(name)
+    return None
+
+
+def _native() -> NativeKernel | Missing:
+    if _CHOICE.native is None:
+        _CHOICE.native = load_native(_CHOICE.cache)
+    return _CHOICE.native
 
 
 def _copy_f32(rows: Rows, out: Bytes) -> None:
