@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfctl.converter.encode import check_finite, encode_rows
-from rfctl.converter.expression import Constant, Expression, RotaryRows, RowRange, Slice, Stack
+from rfctl.converter.expression import (
+    Constant,
+    Expression,
+    Join,
+    RotaryRows,
+    RowRange,
+    Shift,
+    Slice,
+    Stack,
+    Transpose,
+)
 from rfctl.converter.header import SourceTensor
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -112,3 +122,44 @@ def test_overflow_names_the_first_row() -> None:
     rows[3, 7] = 1e30
     assert encode_rows("Q8_0", "F32", rows)[1] == 3
     assert encode_rows("BF16", "F32", rows)[1] is None
+
+
+@SETTINGS
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40))
+def test_transpose(rows: int, columns: int, step: int) -> None:
+    values = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+    source, reader = make(values)
+    turned = Transpose(source)
+    assert turned.shape == (columns, rows)
+    assert np.array_equal(in_chunks(turned, reader, columns, step), values.T)
+
+
+@SETTINGS
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 20))
+def test_join(heights: list[int], columns: int, step: int) -> None:
+    rows = sum(heights)
+    values = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+    source, reader = make(values)
+    ends = np.cumsum(heights)
+    pieces = tuple(
+        RowRange(source, int(end) - height, int(end)) for height, end in zip(heights, ends, strict=True)
+    )
+    joined = Join(pieces[::-1])
+    wanted = np.concatenate(np.split(values, ends[:-1])[::-1])
+    assert joined.shape == (rows, columns)
+    assert np.array_equal(in_chunks(joined, reader, rows, step), wanted)
+
+
+def test_join_of_vectors() -> None:
+    values = np.arange(6, dtype=np.float32)
+    source, reader = make(values)
+    assert np.array_equal(
+        Join((source, source)).load(reader, 0, 1), np.concatenate([values, values]).reshape(1, 12)
+    )
+
+
+def test_shift_is_in_float32() -> None:
+    bits = np.array([0x3F80, 0x3C00], dtype=np.uint16)  # 1.0 and 0.0078125 in bfloat16
+    tensor = SourceTensor("t", "BF16", (2,), Path("x"), 0, 4)
+    found = Shift(Slice(tensor), 1.0).load(Memory(bits.tobytes()), 0, 1)
+    assert found.dtype == np.float32 and found.tolist() == [[2.0, 1.0078125]]

@@ -21,7 +21,7 @@ HEADER = {
     "extra-special-tokens-list": "model.extra-special-tokens",
     "extra-special-tokens-list-llama": "model.extra-special-tokens",
     "extra-tensor-not-in-index": "model.index-stale",
-    "gpt2-without-n_ctx": "model.architecture-unknown",
+    "gpt2-without-n_ctx": "model.config-invalid",
     "gptq-3bit": "model.source-quantized",
     "lora-dir": "model.adapter-only",
     "lora-names-left": "model.tensor-unmapped",

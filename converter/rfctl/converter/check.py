@@ -13,9 +13,10 @@ from pathlib import Path
 from rfctl.converter.check_fact import Facts, collect_facts
 from rfctl.converter.check_weight import Weights
 from rfctl.converter.finding import Answer, Finding, Severity, Verdict
-from rfctl.converter.memory import estimate_cache, estimate_output, find_context, find_count
+from rfctl.converter.memory import estimate_cache, estimate_output, find_context
 from rfctl.converter.plan import Plan
-from rfctl.converter.quantization.mix import MixModel, MixTensor
+from rfctl.converter.planner import describe_mix
+from rfctl.converter.quantization.mix import MixTensor
 from rfctl.converter.support import REFERENCE_BUILD, Need, judge_importer, judge_llamacpp, judge_ollama
 from rfctl.core.version import __version__
 
@@ -153,15 +154,7 @@ def _estimate_outputs(draft: Plan | None) -> dict[str, int]:
     if draft is None:
         return {}
     tensors = [MixTensor(tensor.name, tensor.shape, tensor.type) for tensor in draft.tensors]
-    hparams = draft.hparams
-    head = find_count(hparams, "num_attention_heads", "n_head") or 1
-    model = MixModel(
-        draft.architecture,
-        find_count(hparams, "num_hidden_layers", "n_layer"),
-        find_count(hparams, "num_local_experts", "num_experts"),
-        head,
-        find_count(hparams, "num_key_value_heads") or head,
-    )
+    model = describe_mix(draft.architecture, draft.pairs)
     return {outtype: estimate_output(tensors, model, outtype) for outtype in SIZED_OUTTYPES}
 
 

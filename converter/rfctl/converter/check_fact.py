@@ -27,7 +27,7 @@ from rfctl.converter.check_weight import (
 )
 from rfctl.converter.family import Family, list_families
 from rfctl.converter.finding import Finding, Severity
-from rfctl.converter.hparams import fill_defaults
+from rfctl.converter.hparams import HParams, fill_defaults
 from rfctl.converter.plan import Plan
 from rfctl.converter.planner import plan_model
 from rfctl.converter.source import ModelSource, read_config
@@ -153,12 +153,21 @@ def _examine_tensors(facts: Facts, config: Mapping[str, Any]) -> None:
     if facts.family is not None:
         try:
             hparams = facts.hparams = fill_defaults(config)
+            facts.findings += _demand(facts.family, hparams)
             facts.findings += compare_tensors(
                 facts.family, facts.architecture, hparams, facts.weights.tensors
             )
         except RfctlError as error:
             facts.findings.append(from_error(error))
     facts.findings += compare_rows(facts.path, facts.hparams, facts.weights.tensors)
+
+
+def _demand(family: Family, hparams: HParams) -> list[Finding]:
+    try:
+        family.demand(hparams)
+    except RfctlError as error:
+        return [from_error(error)]
+    return []
 
 
 def _draft(facts: Facts, source: ModelSource) -> None:

@@ -28,13 +28,13 @@ def compare_tensors(
     unmapped = []
     for name in tensors:
         adapted = family.adapt_name(name)
-        if adapted is None:
+        if adapted is None or family.leaves_out(adapted, hparams):
             continue
         mapped = family.map_name(adapted, blocks)
         if mapped is None:
             unmapped.append(name)
         else:
-            have.add(mapped)
+            have.update(family.produce(mapped))
     wanted = [*family.require(hparams)]
     wanted += [f"blk.{number}.{name}" for number in range(blocks) for name in family.block_required]
     missing = [name for name in wanted if name not in have]

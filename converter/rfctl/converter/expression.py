@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfctl.converter.header import SourceTensor
+from rfctl.converter.quantization.dtype import bf16_to_f32
 
 Rows = NDArray[Any]
+_BLOCK = 1 << 20  # weights of the source that a transposition holds at a time
 STORAGE: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -181,3 +183,102 @@ class Constant:
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
         columns = count_columns(self.shape)
         return self.values.astype(np.float32).reshape(-1, columns)[begin:end]
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """A matrix with its dimensions swapped (GPT-2's Conv1D weights).
+
+    Every chunk of rows reads the whole source, a block of source rows at a time, and keeps the columns it
+    needs.
+    """
+
+    source: Expression
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, columns = self.source.shape
+        return (columns, rows)
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        height, width = self.source.shape
+        step = max(1, _BLOCK // max(1, width))
+        blocks = [
+            self.source.load(reader, first, min(height, first + step))[:, begin:end].T
+            for first in range(0, height, step)
+        ]
+        return np.ascontiguousarray(np.concatenate(blocks, axis=1))
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Values plus a constant, in float32 (norms that are stored around zero)."""
+
+    source: Expression
+    by: float
+
+    @property
+    def dtype(self) -> str:
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        rows = self.source.load(reader, begin, end)
+        if self.source.dtype == "BF16":
+            rows = bf16_to_f32(rows)
+        return rows.astype(np.float32) + np.float32(self.by)
+
+
+@dataclass(frozen=True)
+class Join:
+    """Expressions of equal columns and dtype one below the other (a fused q, k, v)."""
+
+    sources: tuple[Expression, ...]
+
+    @property
+    def dtype(self) -> str:
+        return self.sources[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = self.sources[0].shape
+        return (sum(source.shape[0] for source in self.sources), *first[1:])
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        if len(self.shape) == 1:
+            row = np.concatenate([source.load(reader, 0, 1) for source in self.sources], axis=1)
+            return row[begin:end]
+        pieces, start = [], 0
+        for source in self.sources:
+            height = count_rows(source.shape)
+            first, last = max(begin - start, 0), min(end - start, height)
+            if first < last:
+                pieces.append(source.load(reader, first, last))
+            start += height
+        return np.concatenate(pieces)
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same rows under another shape with the same last dimension."""
+
+    source: Expression
+    to: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.to
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        return self.source.load(reader, begin, end)

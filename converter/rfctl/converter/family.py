@@ -11,13 +11,15 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
-from rfctl.converter.expression import Expression, Slice
+from rfctl.converter.description import describe_text_model
+from rfctl.converter.expression import Expression, Slice, Stack
 from rfctl.converter.header import SourceTensor
-from rfctl.converter.hparams import HParams, rope_parameters
-from rfctl.converter.pair import flag, real, text, uint
+from rfctl.converter.hparams import HParams
+from rfctl.converter.pair import uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
 from rfctl.core.error import RfctlError
@@ -25,6 +27,29 @@ from rfctl.core.error import RfctlError
 _SKIPPED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _SUFFIXES = (".weight", ".bias")
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Source tensors with a number of their own inside a layer that become one tensor (experts).
+
+    prefix       what stands behind the layer's number and before the tensor's
+    names        rest of the Hugging Face name without suffix -> GGUF name; "" when nothing follows
+    count        keys of the configuration with how many there are
+    """
+
+    prefix: str
+    names: Mapping[str, str]
+    count: tuple[str, ...]
+
+    def find(self, rest: str) -> tuple[int, str] | None:
+        """(number, GGUF name) of the name `rest` behind the layer's number, None for another name."""
+        if not rest.startswith(self.prefix):
+            return None
+        number, _, name = rest.removeprefix(self.prefix).partition(".")
+        if not _NUMBER.fullmatch(number) or name not in self.names:
+            return None
+        return int(number), self.names[name]
 
 
 class Family:
@@ -35,6 +60,7 @@ class Family:
     block_prefix      what stands before the number of a layer
     names             Hugging Face name without .weight/.bias -> GGUF name, outside the layers
     block_names       the same inside a layer, behind the number
+    numbered          tensors with a number inside the layer that are stacked
     float_names       GGUF names that stay float32 whatever the outtype
     block_required    GGUF names inside a layer, behind `blk.N.`, that llama.cpp cannot load the model without
     """
@@ -44,12 +70,17 @@ class Family:
     block_prefix: ClassVar[str]
     names: ClassVar[Mapping[str, str]]
     block_names: ClassVar[Mapping[str, str]]
+    numbered: ClassVar[tuple[Numbered, ...]] = ()
     float_names: ClassVar[frozenset[str]] = frozenset()
     block_required: ClassVar[tuple[str, ...]]
 
     def adapt_name(self, name: str) -> str | None:
         """The name to look up, None for a tensor that is left out."""
         return None if name.endswith(_SKIPPED) else name
+
+    def leaves_out(self, name: str, hparams: HParams) -> bool:
+        """Is the adapted tensor `name` left out because of the configuration?"""
+        return False
 
     def map_name(self, name: str, block_count: int) -> str | None:
         """GGUF name of the adapted tensor `name`, None when no table has it."""
@@ -62,9 +93,61 @@ class Family:
             number, _, rest = stem.removeprefix(self.block_prefix).partition(".")
             if not stem.startswith(self.block_prefix) or not _NUMBER.fullmatch(number):
                 return None
-            if int(number) < block_count and rest in self.block_names:
+            if int(number) >= block_count:
+                return None
+            if rest in self.block_names:
                 return f"blk.{number}.{self.block_names[rest]}{suffix}"
+            found = next((found for group in self.numbered if (found := group.find(rest))), None)
+            return f"blk.{number}.{found[1]}{suffix}" if found else None
         return None
+
+    def produce(self, name: str) -> tuple[str, ...]:
+        """GGUF names of what is made of the tensor that `map_name` calls `name`."""
+        return (name,)
+
+    def assemble(
+        self, tensors: Iterable[tuple[str, str, SourceTensor]], hparams: HParams
+    ) -> Iterator[tuple[str, Expression]]:
+        """The output tensors of (adapted name, GGUF name, source tensor), in the order of the file.
+
+        A stack stands where its group's last source is, its tensors in the order of their Hugging Face
+        names (`conversion/llama.py`, `qwen.py`, modify_tensors). Raises RfctlError `model.tensor-missing`.
+        """
+        waiting: dict[tuple[str, str], dict[str, dict[int, SourceTensor]]] = {}
+        for adapted, name, tensor in tensors:
+            found = self._find_numbered(adapted)
+            if found is None:
+                yield from self.arrange(name, tensor, hparams)
+                continue
+            group, number, block = found
+            count = hparams.count(*group.count)
+            if number >= count:
+                raise RfctlError("model.tensor-unmapped", count=1, tensors=tensor.name, architecture="")
+            held = waiting.setdefault((block, group.prefix), {})
+            held.setdefault(name, {})[number] = tensor
+            names = sorted(group.names.items())
+            suffix = name[name.rindex(".") :]
+            if sum(map(len, held.values())) < count * len(names):
+                continue
+            del waiting[block, group.prefix]
+            for _, short in names:
+                name = f"blk.{block}.{short}{suffix}"
+                yield name, _stack([held[name][index] for index in range(count)])
+        for held in waiting.values():
+            raise RfctlError("model.tensor-missing", tensor=next(iter(held)))
+
+    def _find_numbered(self, adapted: str) -> tuple[Numbered, int, str] | None:
+        stem = adapted.removesuffix(".weight").removesuffix(".bias")
+        block, _, rest = stem.removeprefix(self.block_prefix).partition(".")
+        for group in self.numbered:
+            found = group.find(rest)
+            if found:
+                return group, found[0], block
+        return None
+
+    def arrange(self, name: str, tensor: SourceTensor, hparams: HParams) -> Iterator[tuple[str, Expression]]:
+        """The output tensors of one source tensor; one of the same name unless the family splits it."""
+        yield name, self.express(name, tensor, hparams)
 
     def express(self, name: str, tensor: SourceTensor, hparams: HParams) -> Expression:
         """Where the rows of the GGUF tensor `name` come from."""
@@ -72,6 +155,10 @@ class Family:
 
     def generate(self, hparams: HParams) -> Iterable[tuple[str, Expression]]:
         """Tensors that are computed from the configuration; they come first in the file."""
+        return ()
+
+    def describe_generated(self, hparams: HParams) -> Iterable[KeyValue]:
+        """Pairs that come with the generated tensors; they stand before `general.type`."""
         return ()
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
@@ -86,6 +173,9 @@ class Family:
         """
         return {}
 
+    def demand(self, hparams: HParams) -> None:
+        """Raise RfctlError `model.config-invalid` for a setting that must be in config.json itself."""
+
     def count_blocks(self, hparams: HParams) -> int:
         """Number of layers; raises RfctlError `model.config-invalid`."""
         return hparams.count("num_hidden_layers", "n_layer", "num_layers")
@@ -99,67 +189,18 @@ class Family:
         raise NotImplementedError
 
     def describe_common(self, hparams: HParams) -> Iterator[KeyValue]:
-        """The pairs that every text model has, in the order of TextModel.set_gguf_parameters."""
-        prefix = self.architecture
-        yield uint(f"{prefix}.block_count", self.count_blocks(hparams))
-        for key, *names in (
-            ("context_length", "max_position_embeddings", "n_ctx", "n_positions", "max_length"),
-            ("embedding_length", "hidden_size", "n_embd"),
-            ("feed_forward_length", "intermediate_size", "n_inner"),
-            ("attention.head_count", "num_attention_heads", "n_head"),
-            ("attention.head_count_kv", "num_key_value_heads"),
-        ):
-            if hparams.find(*names) is not None:
-                yield uint(f"{prefix}.{key}", hparams.count(*(name for name in names if name in hparams)))
-        if hparams.get("is_causal") is False:
-            yield flag(f"{prefix}.attention.causal", False)
-        yield from self._describe_rope(hparams)
-        for key, *names in (
-            ("attention.layer_norm_rms_epsilon", "rms_norm_eps", "norm_eps"),
-            ("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
-        ):
-            value = hparams.find(*names)
-            if value is not None:
-                yield real(f"{prefix}.{key}", _number(names[0], value))
-        if hparams.get("head_dim") is not None:
-            yield uint(f"{prefix}.attention.key_length", hparams.count("head_dim"))
-            yield uint(f"{prefix}.attention.value_length", hparams.count("head_dim"))
-
-    def _describe_rope(self, hparams: HParams) -> Iterator[KeyValue]:
-        rope = rope_parameters(hparams)
-        kind, factor = rope.get("rope_type"), rope.get("factor")
-        scaling = f"{self.architecture}.rope.scaling"
-        if kind in ("linear", "yarn") and factor is not None:
-            yield text(f"{scaling}.type", str(kind))
-            yield real(f"{scaling}.factor", _number("factor", factor))
-        if kind == "yarn" and factor is not None:
-            original = rope.get("original_max_position_embeddings")
-            if type(original) is not int or not 0 < original < 1 << 31:
-                raise RfctlError(
-                    "model.config-invalid", key="original_max_position_embeddings", value=str(original)
-                )
-            yield uint(f"{scaling}.original_context_length", original)
-            for key, *names in (
-                ("yarn_ext_factor", "extrapolation_factor"),
-                ("yarn_attn_factor", "attention_factor", "attn_factor"),
-                ("yarn_beta_fast", "beta_fast"),
-                ("yarn_beta_slow", "beta_slow"),
-            ):
-                value = next((rope[name] for name in names if name in rope), None)
-                if value is not None:
-                    yield real(f"{scaling}.{key}", _number(names[0], value))
-        elif kind in ("su", "longrope", "dynamic", "mrope"):
-            raise RfctlError("model.rope-unsupported", kind=str(kind))
-        theta = rope.get("rope_theta")
-        if theta is not None:
-            yield real(f"{self.architecture}.rope.freq_base", _number("rope_theta", theta))
+        """The pairs that every text model has (`description.py`)."""
+        return describe_text_model(self.architecture, self.count_blocks(hparams), hparams)
 
 
-def _number(key: str, value: object) -> float:
-    # The comparison is false for NaN too.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3e38:
-        raise RfctlError("model.config-invalid", key=key, value=str(value)[:80])
-    return float(value)
+def _stack(tensors: list[SourceTensor]) -> Expression:
+    first = tensors[0]
+    for tensor in tensors:
+        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
+            raise RfctlError(
+                "model.tensor-shape", tensor=tensor.name, found=list(tensor.shape), wanted=list(first.shape)
+            )
+    return Stack(tuple(Slice(tensor) for tensor in tensors))
 
 
 @cache

@@ -20,6 +20,14 @@ _FILLED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "num_key_value_heads": lambda config: config["num_attention_heads"],
     "head_dim": lambda config: config["hidden_size"] // config["num_attention_heads"],
 }
+_ROPE = (
+    ("rope_theta", "global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta",
+     "rotary_emb_base"),
+    ("partial_rotary_factor", "partial_rotary_factor", "rope_pct", "rope_percent"),
+    ("original_max_position_embeddings", "original_max_position_embeddings"),
+)  # fmt: skip
+_LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta",
+                "rope_local_base_freq")  # fmt: skip
 
 
 class HParams(dict[str, Any]):
@@ -47,7 +55,8 @@ def fill_defaults(config: Mapping[str, Any]) -> HParams:
     defaults = dict(entry["defaults"])
     for trigger, keys in entry.get("changes_with", {}).items():
         if trigger in config:
-            defaults |= {key: None for key in keys if key in _FILLED}
+            # What is computed from the trigger is not the default's; what we do not compute is not known.
+            defaults |= dict.fromkeys(keys)
     merged = HParams(table["base"] | defaults)
     spelling = entry.get("attribute_map", {})
     merged |= {spelling.get(key, key): value for key, value in config.items()}
@@ -72,12 +81,22 @@ def rope_parameters(hparams: HParams) -> dict[str, Any]:
     parameters = dict(given)
     if "full_attention" in parameters:
         return dict(parameters["full_attention"])
-    theta = hparams.find("rope_theta", "rotary_emb_base")
-    if theta is not None:
-        parameters.setdefault("rope_theta", theta)
     if parameters.get("type") is not None:
         parameters.setdefault("rope_type", parameters["type"])
+    for key, *names in _ROPE:
+        value = hparams.find(*names)
+        if value is not None:
+            parameters.setdefault(key, value)
     return parameters
+
+
+def local_rope_theta(hparams: HParams) -> Any:
+    """Base frequency of the layers with a sliding window, None if they have none of their own."""
+    given = hparams.get("rope_parameters", hparams.get("rope_scaling")) or {}
+    if "full_attention" in given or "sliding_attention" in given:
+        inner = given.get("sliding_attention")
+        return inner.get("rope_theta") if isinstance(inner, dict) else None
+    return hparams.find(*_LOCAL_THETA)
 
 
 @cache

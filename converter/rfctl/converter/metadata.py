@@ -8,6 +8,7 @@ The guessing itself (splitting a name into basename, size label, finetune, versi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -43,11 +44,12 @@ _SOURCE = ("url", "doi", "uuid", "repo_url")
 _ENTRY = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 
 
-def describe_model(source: ModelSource, parameter_count: int) -> list[KeyValue]:
+def describe_model(source: ModelSource, shapes: Mapping[str, tuple[int, ...]]) -> list[KeyValue]:
     """The pairs after `general.type`: sampling, names, size, licence, origin, tags, languages.
 
-    parameter_count   weights of the whole file, generated tensors included
+    shapes   of all tensors of the file, generated ones included, by GGUF name (Hugging Face order)
     """
+    parameter_count = sum(map(math.prod, shapes.values()))
     card = _read_card(source)
     origin = source.config.get("_name_or_path")
     known = {"_name_or_path": origin} if isinstance(origin, str) else {}
@@ -61,7 +63,7 @@ def describe_model(source: ModelSource, parameter_count: int) -> list[KeyValue]:
         pairs += _text(name, getattr(found, name))
     label = found.size_label
     if label is None and parameter_count > 0:
-        label = size_label(parameter_count, parameter_count, 0, 0)
+        label = size_label(parameter_count, *_count_experts(shapes))
     pairs += _text("size_label", label)
     for name in _AFTER_SIZE:
         value = getattr(found, name)
@@ -75,6 +77,22 @@ def describe_model(source: ModelSource, parameter_count: int) -> list[KeyValue]:
         if values:
             pairs.append(texts(f"general.{name}", [str(value) for value in values]))
     return pairs
+
+
+def _count_experts(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+    """Weights outside the experts, weights of one expert of every kind, and how many experts there are
+    (gguf-py `gguf_writer.py` get_total_parameter_count).
+    """
+    shared = expert = experts = stacks = 0
+    for name, shape in shapes.items():
+        at = -2 if ".bias" in name else -3
+        if "_exps." in name and len(shape) >= 3:
+            expert += math.prod(shape) // shape[at]
+            experts += shape[at]
+            stacks += 1
+        else:
+            shared += math.prod(shape)
+    return shared, expert, experts // stacks if stacks else 0
 
 
 def _text(name: str, value: Any) -> list[KeyValue]:

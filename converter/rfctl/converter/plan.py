@@ -109,3 +109,10 @@ class Plan:
 def set_pair(pairs: Iterable[KeyValue], pair: KeyValue) -> list[KeyValue]:
     """The pairs with `pair` set as llama.cpp's gguf_set_val does: a key that exists moves to the end."""
     return [other for other in pairs if other.key != pair.key] + [pair]
+
+
+def merge_pairs(pairs: Iterable[KeyValue]) -> list[KeyValue]:
+    """The pairs with every key once: a key that is given again keeps its place and takes the new value, as
+    gguf-py's writer does.
+    """
+    return list({pair.key: pair for pair in pairs}.values())

@@ -7,7 +7,6 @@ and `src/llama-quant.cpp`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +16,7 @@ from rfctl.converter.family import Family, find_family
 from rfctl.converter.hparams import HParams, fill_defaults
 from rfctl.converter.metadata import describe_model
 from rfctl.converter.pair import text, uint
-from rfctl.converter.plan import KeyValue, Plan, TensorPlan, set_pair
+from rfctl.converter.plan import KeyValue, Plan, TensorPlan, merge_pairs, set_pair
 from rfctl.converter.quantization.mix import MixModel, MixTensor, choose_types, fallback_type
 from rfctl.converter.quantization.type import FileType, file_type
 from rfctl.converter.source import ModelSource
@@ -25,6 +24,11 @@ from rfctl.core.error import RfctlError
 
 _FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 _QUANTIZATION_VERSION = 2
+# Always float32, without `blk.N.`: `conversion/base.py` prepare_tensors.
+_FLOAT_NAMES = frozenset(
+    {"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight",
+     "shortconv.conv.weight", "ssm_conv1d.weight"}
+)  # fmt: skip
 _READABLE = frozenset({"F32", "F16", "BF16", "F64"})
 
 
@@ -48,6 +52,7 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
     """
     family = find_family(source)
     hparams = fill_defaults(source.config)
+    family.demand(hparams)
     _refuse_quantized(source)
     named = _name_tensors(source, family, hparams)
     _check_tensors(family, hparams, named)
@@ -57,16 +62,17 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
     tensors = [_Typed(item, _choose_type(item, family, lossless)) for item in named]
     pairs = [
         text("general.architecture", family.architecture),
+        *family.describe_generated(hparams),
         text("general.type", "model"),
-        *describe_model(source, sum(math.prod(item.shape) for item in named)),
+        *describe_model(source, {item.name: item.expression.shape for item in named}),
         *family.describe(source, hparams, lossless.number),
         uint("general.quantization_version", _QUANTIZATION_VERSION),
     ]
     vocabulary = family.describe_vocabulary(source, hparams)
     _check_rows(named, vocabulary, source)
-    pairs += vocabulary
+    pairs = merge_pairs([*pairs, *vocabulary])
     if steps:
-        tensors = _mix(tensors, family, hparams, wanted)
+        tensors = _mix(tensors, describe_mix(family.architecture, pairs), wanted)
         pairs = set_pair(pairs, uint("general.quantization_version", _QUANTIZATION_VERSION))
         pairs = set_pair(pairs, uint("general.file_type", wanted.number))
     return Plan(
@@ -104,26 +110,26 @@ def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list
     mapped_tensors = []
     for tensor in source.tensors.values():
         adapted = family.adapt_name(tensor.name)
-        if adapted is None:
+        if adapted is None or family.leaves_out(adapted, hparams):
             continue
         mapped = family.map_name(adapted, blocks)
         if mapped is None:
             unmapped.append(tensor.name)
         else:
-            mapped_tensors.append((mapped, tensor))
+            mapped_tensors.append((adapted, mapped, tensor))
     if unmapped:
         shown = ", ".join(unmapped[:3])
         raise RfctlError(
             "model.tensor-unmapped", count=len(unmapped), tensors=shown, architecture=source.architecture
         )
-    for mapped, tensor in mapped_tensors:
+    for _, _, tensor in mapped_tensors:
         if tensor.dtype not in _READABLE:
             raise RfctlError("model.tensor-dtype", tensor=tensor.name, dtype=tensor.dtype)
-        if mapped in named:
-            raise RfctlError(
-                "model.tensor-duplicate", tensor=mapped, first=tensor.file.name, second=tensor.name
-            )
-        named[mapped] = _Named(mapped, family.express(mapped, tensor, hparams))
+    for name, expression in family.assemble(mapped_tensors, hparams):
+        if name in named:
+            first = next(tensor for _, mapped, tensor in mapped_tensors if name in family.produce(mapped))
+            raise RfctlError("model.tensor-duplicate", tensor=name, first=first.file.name, second=first.name)
+        named[name] = _Named(name, expression)
     return list(named.values())
 
 
@@ -179,22 +185,37 @@ def _find_lossless(named: Sequence[_Named]) -> FileType:
 
 def _choose_type(item: _Named, family: Family, wanted: FileType) -> str:
     is_vector = len(item.shape) <= 1 or item.name.endswith("_norm.weight")
-    if is_vector or item.name in family.float_names or not item.name.endswith(".weight"):
+    short = item.name.split(".", 2)[2] if item.name.startswith("blk.") else item.name
+    if (
+        is_vector
+        or short in _FLOAT_NAMES
+        or item.name in family.float_names
+        or not item.name.endswith(".weight")
+    ):
         return "F32"
     return fallback_type(wanted.base, item.shape[0])
 
 
-def _mix(tensors: Sequence[_Typed], family: Family, hparams: HParams, wanted: FileType) -> list[_Typed]:
-    by_name: Mapping[str, _Typed] = {item.item.name: item for item in tensors}
-    heads = hparams.count("num_attention_heads")
-    model = MixModel(
-        architecture=family.architecture,
-        n_layer=family.count_blocks(hparams),
+def describe_mix(architecture: str, pairs: Sequence[KeyValue]) -> MixModel:
+    """What llama-quantize's rules read from the pairs of the lossless file."""
+    values = {pair.key: pair.value for pair in pairs}
+
+    def number(name: str, default: int) -> int:
+        value = values.get(f"{architecture}.{name}", default)
+        return int(value if isinstance(value, int) else value[0])
+
+    heads = number("attention.head_count", 1)
+    return MixModel(
+        architecture=architecture,
+        n_layer=number("block_count", 0),
+        n_expert=number("expert_count", 0),
         n_head=heads,
-        n_head_kv=heads
-        if hparams.get("num_key_value_heads") is None
-        else hparams.count("num_key_value_heads"),
+        n_head_kv=number("attention.head_count_kv", heads),
     )
+
+
+def _mix(tensors: Sequence[_Typed], model: MixModel, wanted: FileType) -> list[_Typed]:
+    by_name: Mapping[str, _Typed] = {item.item.name: item for item in tensors}
     chosen = choose_types(
         [MixTensor(item.item.name, item.item.shape, item.type) for item in tensors], model, wanted
     )

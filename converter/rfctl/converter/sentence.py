@@ -20,9 +20,11 @@ _ADDED_SCORE = -1000.0
 _ABSENT_SCORE = -10000.0
 
 
-def read_sentencepiece(source: ModelSource, hparams: HParams) -> Vocabulary:
+def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool = False) -> Vocabulary:
     """The vocabulary of `tokenizer.model`, filled up to `vocab_size` with unused tokens.
 
+    is_plain   added tokens stay as they are written, and those of tokenizer.json count too
+               (`conversion/phi.py` Phi3MiniModel)
     Raises RfctlError `model.tokenizer-malformed` and `model.config-invalid`.
     """
     processor = _load(source)
@@ -35,15 +37,15 @@ def read_sentencepiece(source: ModelSource, hparams: HParams) -> Vocabulary:
         tokens[number] = processor.IdToPiece(number)
         scores[number] = processor.GetScore(number)
         types[number] = _type(processor, number)
-    for number, token, is_special in _list_added(source):
+    for number, token, is_special in _list_added(source, is_plain):
         if number >= size:
             continue
         if is_special is None:
             types[number] = TokenType.USER_DEFINED
-        elif is_special or is_special_looking(token):
+        elif is_special or (not is_plain and is_special_looking(token)):
             types[number] = TokenType.CONTROL
         else:
-            token = token.replace(SPACE, " ")
+            token = token if is_plain else token.replace(SPACE, " ")
             types[number] = TokenType.USER_DEFINED
         tokens[number], scores[number] = token, _ADDED_SCORE
     return Vocabulary("llama", "default", tokens, types, scores)
@@ -71,7 +73,7 @@ def _type(processor: Any, number: int) -> TokenType:
     return TokenType.BYTE if processor.IsByte(number) else TokenType.NORMAL
 
 
-def _list_added(source: ModelSource) -> list[tuple[int, str, bool | None]]:
+def _list_added(source: ModelSource, with_tokenizer: bool) -> list[tuple[int, str, bool | None]]:
     """(id, text, special) of added_tokens.json (special unknown: None), then of tokenizer_config.json."""
     found: list[tuple[int, str, bool | None]] = []
     added = source.json("added_tokens.json")
@@ -86,6 +88,12 @@ def _list_added(source: ModelSource) -> list[tuple[int, str, bool | None]]:
                     "model.tokenizer-malformed", file="tokenizer_config.json", what="added_tokens_decoder"
                 )
             found.append((_number(number), entry["content"], bool(entry.get("special"))))
+    tokenizer = source.json("tokenizer.json") if with_tokenizer else None
+    entries = tokenizer.get("added_tokens") if isinstance(tokenizer, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise RfctlError("model.tokenizer-malformed", file="tokenizer.json", what="added_tokens")
+        found.append((_number(entry.get("id")), entry["content"], bool(entry.get("special"))))
     return found
 
 

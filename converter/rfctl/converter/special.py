@@ -8,7 +8,7 @@ written.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,12 +48,14 @@ def list_special_pairs(
     tokenizer: Mapping[str, Any] | None,
     merges: list[bytes] | None,
     token_count: int | None,
+    extra: Sequence[tuple[str, int]] = (),
 ) -> list[KeyValue]:
     """The pairs behind the token types: merges, ids, what is added, template, normalizer.
 
     tokenizer     tokenizer.json (`model` may be left out), None if there is none
     merges        merges of a BPE vocabulary, None for other kinds
     token_count   ids from here on are ignored; None: no limit
+    extra         (kind, id) that the family itself knows, for kinds that the files do not give
     """
     config = source.json("tokenizer_config.json")
     has_config = isinstance(config, dict)
@@ -64,6 +66,8 @@ def list_special_pairs(
         _read_config(state, tokenizer, token_count)
     for kind in state.kinds:
         _set_id(state, kind, source.config.get(f"{kind}_token_id"), token_count)
+    for kind, id in extra:
+        _set_id(state, kind, id, token_count)
     pairs = [texts("tokenizer.ggml.merges", merges)] if merges else []
     pairs += [
         uint(f"tokenizer.ggml.{_KEYS[kind]}_token_id", id) for kind, id in state.ids.items() if kind in _KEYS

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rfctl.converter.hparams import HParams
+from rfctl.converter.plan import KeyValue
+from rfctl.converter.sentence import MODEL_FILE, read_sentencepiece
+from rfctl.converter.source import ModelSource
+from rfctl.converter.special import list_special_pairs
+from rfctl.converter.tokenizer import load_tokenizer, read_base_vocabulary
+from rfctl.core.error import RfctlError
 
 DECODER_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -65,3 +71,41 @@ def decoder_shapes(hparams: HParams) -> Mapping[str, tuple[int, ...]]:
         "ffn_up.weight": (inner, hidden),
         "ffn_down.weight": (hidden, inner),
     }
+
+
+def describe_bpe(
+    source: ModelSource, hparams: HParams, extra: Mapping[str, str] | None = None
+) -> list[KeyValue]:
+    """The pairs of a byte-level BPE vocabulary in tokenizer.json (`conversion/base.py` _set_vocab_gpt2).
+
+    extra   kind of special token -> added token, for kinds that the files do not give
+    Raises RfctlError `model.tokenizer-missing`, `model.tokenizer-kind` and as `read_base_vocabulary`.
+    """
+    tokenizer = load_tokenizer(source)
+    if tokenizer.kind != "BPE":
+        raise RfctlError("model.tokenizer-kind", kind=tokenizer.kind, wanted="BPE")
+    vocabulary = read_base_vocabulary(tokenizer, hparams)
+    ids = []
+    for kind, token in (extra or {}).items():
+        id = tokenizer.engine.token_to_id(token)
+        if id is None:
+            raise RfctlError("model.tokenizer-malformed", file="tokenizer.json", what=f"no token {token}")
+        ids.append((kind, id))
+    return [
+        *vocabulary.list_pairs(),
+        *list_special_pairs(source, tokenizer.head, tokenizer.merges, None, ids),
+    ]
+
+
+def describe_sentencepiece(
+    source: ModelSource, hparams: HParams, *, is_plain: bool = False
+) -> list[KeyValue]:
+    """The pairs of a vocabulary in tokenizer.model (`conversion/base.py` _set_vocab_sentencepiece).
+
+    Raises RfctlError `model.tokenizer-missing` and as `read_sentencepiece`.
+    """
+    if not source.has(MODEL_FILE):
+        raise RfctlError("model.tokenizer-missing", path=source.path, files=MODEL_FILE)
+    vocabulary = read_sentencepiece(source, hparams, is_plain=is_plain)
+    head = source.json("tokenizer.json")
+    return [*vocabulary.list_pairs(), *list_special_pairs(source, head, None, len(vocabulary.tokens))]

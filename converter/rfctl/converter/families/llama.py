@@ -1,4 +1,4 @@
-"""Llama 1 to 3.x and what has its shape (Yi, SmolLM2, R1-Distill-Llama), and Mistral.
+"""Llama 1 to 3.x and what has its shape (Yi, SmolLM2, R1-Distill-Llama), Mistral and Mixtral.
 
 Source: `conversion/llama.py` of llama.cpp b11434. Mistral uses the same GGUF architecture; its sliding
 window is not written, as in the reference.
@@ -21,7 +21,7 @@ from rfctl.converter.families.common import (
     head_size,
     require_output,
 )
-from rfctl.converter.family import Family
+from rfctl.converter.family import Family, Numbered
 from rfctl.converter.header import SourceTensor
 from rfctl.converter.hparams import HParams, rope_parameters
 from rfctl.converter.pair import flag, uint
@@ -40,17 +40,26 @@ from rfctl.core.error import RfctlError
 
 _GRANITE_SIZE = 49152  # vocabulary of Granite small and SmolLM, whose bos must not be added
 _CODELLAMA_SIZE = 32016
+_EXPERTS = Numbered(
+    "block_sparse_moe.experts.",
+    {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"},
+    ("num_local_experts",),
+)
 
 
 class Llama(Family):
     """Llama and Mistral."""
 
-    hf_architectures = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
-    architecture = "llama"
+    hf_architectures: ClassVar[tuple[str, ...]] = (
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "MistralForCausalLM",
+    )
+    architecture: ClassVar[str] = "llama"
     block_prefix = "model.layers."
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK
-    block_required = DECODER_BLOCK_REQUIRED
+    block_required: ClassVar[tuple[str, ...]] = DECODER_BLOCK_REQUIRED
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
         return require_output(hparams)
@@ -79,8 +88,8 @@ class Llama(Family):
     def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
         return [
             *super().describe(source, hparams, file_type),
-            uint("llama.vocab_size", hparams.count("vocab_size")),
-            uint("llama.rope.dimension_count", head_size(hparams)),
+            uint(f"{self.architecture}.vocab_size", hparams.count("vocab_size")),
+            uint(f"{self.architecture}.rope.dimension_count", head_size(hparams)),
         ]
 
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
@@ -135,7 +144,7 @@ def _rope_factors(
         factor = float(rope.get("factor", 8.0))  # type: ignore[arg-type]
         low = float(rope.get("low_freq_factor", 1.0))  # type: ignore[arg-type]
         high = float(rope.get("high_freq_factor", 4.0))  # type: ignore[arg-type]
-        context = float(hparams.get("original_max_position_embeddings", 8192))
+        context = float(rope.get("original_max_position_embeddings", 8192))  # type: ignore[arg-type]
         if not (base > 0 and factor > 0 and low > 0 and high > low and math.isfinite(base)):
             raise ValueError
     except (TypeError, ValueError) as error:
@@ -167,4 +176,19 @@ def _scale_frequencies(
     return np.array(factors, dtype=np.float32)
 
 
-FAMILIES = (Llama(),)
+class Mixtral(Llama):
+    """Mixtral: the same with experts."""
+
+    hf_architectures = ("MixtralForCausalLM",)
+    numbered = (_EXPERTS,)
+    block_names: ClassVar[Mapping[str, str]] = {
+        **{name: mapped for name, mapped in DECODER_BLOCK.items() if not name.startswith("mlp.")},
+        "block_sparse_moe.gate": "ffn_gate_inp",
+    }
+    block_required = (
+        *(f"{name}.weight" for name in block_names.values()),
+        *(f"{name}.weight" for name in _EXPERTS.names.values()),
+    )
+
+
+FAMILIES = (Llama(), Mixtral())
