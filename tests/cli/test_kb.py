@@ -237,3 +237,32 @@ def _documents(engine: Bench) -> list[dict[str, Any]]:
     found = engine.call("GET", f"/datasets/{dataset['id']}/documents")
     docs: list[dict[str, Any]] = found["docs"]
     return docs
+
+
+def test_a_folder_a_pattern_and_standard_input(kb: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "papers"
+    (folder / "old").mkdir(parents=True)
+    for name in ("one.txt", "two.md", "old/one.txt", ".secret.txt", "picture.png"):
+        (folder / name).write_text(f"The heron of {name} is grey.")
+    result = kb("kb", "upload", "papers")
+    assert (result.code, result.out) == (
+        0,
+        "DOCUMENT       RESULT  PAGES  CHUNKS\n"
+        "old - one.txt  parsed  -      1\n"
+        "one.txt        parsed  -      1\n"
+        "two.md         parsed  -      1\n"
+        "\n"
+        "3 of 3 documents are in papers\n",
+    )
+    assert result.err.startswith(
+        "Left out: 1 hidden files or folders\n"
+        "Left out: 1 files that are no documents; name them to upload them all the same\n"
+        "No knowledge base yet: created papers\n"
+    )
+    again = kb("kb", "upload", "papers/*.md", "-q")
+    assert "two.md    unchanged" in again.out
+    piped = kb("kb", "upload", "-", "--name", "note.txt", "-q", "--json", stdin="The heron eats fish.")
+    (document,) = json.loads(piped.out)["documents"]
+    assert (document["path"], document["name"], document["status"]) == ("-", "note.txt", "parsed")
+    for arguments in (("-",), ("-", "--name", "a/b.txt"), ("papers/one.txt", "--name", "x.txt")):
+        assert kb("kb", "upload", *arguments, stdin="x").code == 2

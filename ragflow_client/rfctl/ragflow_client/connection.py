@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -118,6 +118,7 @@ class Ragflow:
         *,
         replace: bool = False,
         parse: bool = True,
+        names: Mapping[Path, str] | None = None,
         patience: Patience | None = None,
         reporter: Reporter = SILENT,
     ) -> UploadReport:
@@ -128,6 +129,7 @@ class Ragflow:
             replace=replace,
             parse=parse,
             reads_scans=self.reads_scans(target),
+            names=names,
             patience=patience,
             reporter=reporter,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,19 @@ def list_documents(api: Api, dataset: Dataset, *, keywords: str = "") -> tuple[D
     return tuple(found.values())
 
 
+def list_newest(api: Api, dataset: Dataset, ids: Set[str]) -> tuple[Document, ...]:
+    """The newest documents, up to one page beyond those with these ids."""
+    found: dict[str, Document] = {}
+    for page in pages():
+        complete = ids <= found.keys()
+        rows = _rows(api, dataset, {"page": page, "page_size": PAGE_SIZE})
+        for row in rows:
+            found.setdefault(text(row, "id"), read_document(row))
+        if complete or len(rows) < PAGE_SIZE:
+            break
+    return tuple(found.values())
+
+
 def fetch_documents(api: Api, dataset: Dataset, ids: Sequence[str]) -> dict[str, Document]:
     """The documents with these ids, by id; one that is gone is left out."""
     found: dict[str, Document] = {}
@@ -126,10 +139,15 @@ def same_content(api: Api, dataset: Dataset, document: Document, path: Path) -> 
     """Whether the stored document has the bytes of `path`. Size first; then it is fetched piece by piece."""
     if document.size != path.stat().st_size:
         return False
-    remote = xxhash.xxh3_128()
+    return hash_document(api, dataset, document) == hash_file(path)
+
+
+def hash_document(api: Api, dataset: Dataset, document: Document) -> str:
+    """XXH128 of a stored document in hex; it is fetched piece by piece and not kept."""
+    digest = xxhash.xxh3_128()
     for piece in api.download(f"/datasets/{dataset.id}/documents/{document.id}"):
-        remote.update(piece)
-    return bool(remote.hexdigest() == hash_file(path))
+        digest.update(piece)
+    return str(digest.hexdigest())
 
 
 def hash_file(path: Path) -> str:

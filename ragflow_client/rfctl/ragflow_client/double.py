@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rfctl.core.error import AuthError, RfctlError
-from rfctl.ragflow_client.document import Document, is_copy_name, list_documents, same_content
+from rfctl.ragflow_client.document import Document, is_copy_name, list_newest, same_content
 from rfctl.ragflow_client.job import Job, Run
 
 _DOUBLE_SECONDS = 10.0
@@ -16,9 +16,11 @@ _DOUBLE_SECONDS = 10.0
 
 def newcomers(run: Run, documents: Sequence[Document], name: str) -> list[Document]:
     """Documents that were not there before this upload and have this name or one the server made of it."""
-    known = {one.id for one in run.before}
     return [
-        one for one in documents if one.id not in known and (one.name == name or is_copy_name(one.name, name))
+        one
+        for one in documents
+        if one.id not in run.before.by_id
+        and (one.name == name or (is_copy_name(one.name, name) and one.name.casefold() not in run.names))
     ]
 
 
@@ -28,8 +30,9 @@ def find_doubles(run: Run, jobs: Sequence[Job]) -> None:
     if not new:
         return
     try:
-        documents = list_documents(run.api, run.dataset)
         ours = {job.document.id for job in jobs if job.document is not None}
+        added = {job.document.id for job in new if job.document is not None}
+        documents = list_newest(run.api, run.dataset, added)
         for job in new:
             for one in newcomers(run, documents, job.look.name):
                 if one.id in ours or one.run != "UNSTART":
@@ -47,8 +50,8 @@ def doubles_of(run: Run, document: Document, path: Path) -> list[Document]:
     """The same for an earlier run that ended before it could look: made within seconds of the document."""
     return [
         one
-        for one in run.before
-        if is_copy_name(one.name, document.name)
+        for one in run.before.copies(document.name)
+        if one.name.casefold() not in run.names
         and one.run == "UNSTART"
         and _seconds_between(one.created, document.created) <= _DOUBLE_SECONDS
         and same_content(run.api, run.dataset, one, path)

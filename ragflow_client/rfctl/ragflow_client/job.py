@@ -9,6 +9,7 @@ from rfctl.core.progress import Stage
 from rfctl.ragflow_client.dataset import Dataset
 from rfctl.ragflow_client.document import Document
 from rfctl.ragflow_client.failure import Cause
+from rfctl.ragflow_client.inventory import Inventory
 from rfctl.ragflow_client.transport import Api
 from rfctl.ragflow_client.triage import Look
 
@@ -31,11 +32,17 @@ class Job:
 
 @dataclass
 class Run:
-    """What all jobs of one upload share."""
+    """What all jobs of one upload share.
+
+    fresh  parse anew although the content is there; names: the names of all files (case-folded), none of
+    which is ever taken for a leftover of another
+    """
 
     api: Api
     dataset: Dataset
     replace: bool
     parse: bool
-    before: tuple[Document, ...]
+    before: Inventory
     sent: Stage
+    fresh: bool = False
+    names: frozenset[str] = frozenset()

@@ -6,6 +6,7 @@ for ever (task_service.queue_tasks).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 import subprocess
@@ -86,6 +87,16 @@ def look_at(path: Path, *, reads_scans: bool = False, parser_limit: int = PARSER
     if b"%PDF-" not in start:
         return refuse("upload.not-a-pdf")
     return _look_at_pdf(path, size, reads_scans)
+
+
+def rename(look: Look, name: str) -> Look:
+    """The same under the name that the document will have."""
+    cause = look.cause
+    if cause is not None:
+        cause = Cause(cause.id, {**cause.params, "name": name}, cause.exit_code)
+    elif (size := len(name.encode("utf-8"))) > MAX_NAME_BYTES:
+        cause = Cause("upload.name-too-long", {"name": name, "limit": MAX_NAME_BYTES, "bytes": size})
+    return dataclasses.replace(look, name=name, cause=cause)
 
 
 def _look_at_pdf(path: Path, size: int, reads_scans: bool) -> Look:

@@ -7,7 +7,7 @@ is there before, and looked for again after a connection that broke.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from rfctl.ragflow_client.dataset import Dataset
 from rfctl.ragflow_client.document import (
     Document,
     hash_file,
-    is_copy_name,
     list_documents,
     read_document,
     remove_documents,
@@ -26,12 +25,13 @@ from rfctl.ragflow_client.document import (
 )
 from rfctl.ragflow_client.double import doubles_of, find_doubles, newcomers
 from rfctl.ragflow_client.failure import Cause, ServerError, UncertainError, explain
+from rfctl.ragflow_client.inventory import Inventory
 from rfctl.ragflow_client.job import Job, Run
 from rfctl.ragflow_client.parse import Outcome, Patience, Waiting, start_parsing, wait_parsed
 from rfctl.ragflow_client.record import record, records, text
 from rfctl.ragflow_client.report import Status, UploadItem, UploadReport
 from rfctl.ragflow_client.transport import Api
-from rfctl.ragflow_client.triage import look_at
+from rfctl.ragflow_client.triage import look_at, rename
 
 __all__ = ["UploadItem", "UploadReport", "upload_files"]
 
@@ -47,6 +47,9 @@ def upload_files(
     replace: bool = False,
     parse: bool = True,
     reads_scans: bool = False,
+    names: Mapping[Path, str] | None = None,
+    before: Inventory | None = None,
+    fresh: bool = False,
     workers: int = WORKERS,
     patience: Patience | None = None,
     reporter: Reporter = SILENT,
@@ -55,17 +58,23 @@ def upload_files(
 
     replace: a document of the same name and other content is deleted after the new one has been parsed;
     without it that is a failure of this file. reads_scans: pages without text are the server's business
-    (OCR). The report holds every failure; raised are only AuthError, UnreachableError (server gone while
-    waiting) and interruption.
+    (OCR). names: the document name of a file where it is not the file's own. before: what the dataset holds,
+    when the caller has just listed it. fresh: a document that is there with the same content is parsed anew
+    (other parser settings) and replaced.
+    The report holds every failure; raised are only AuthError, UnreachableError (server gone while waiting)
+    and interruption.
     Done again after an interruption, it goes on where it was.
     """
-    jobs = _look_at_all(paths, reads_scans, workers, reporter)
+    named = {path.absolute(): name for path, name in (names or {}).items()}
+    jobs = _look_at_all(paths, named, reads_scans, workers, reporter)
     good = [job for job in jobs if job.cause is None]
     if good:
-        before = list_documents(api, dataset)
+        if before is None:
+            before = Inventory(list_documents(api, dataset))
+        taken = frozenset(name.casefold() for name in [*named.values(), *(job.look.name for job in jobs)])
         total = sum(job.look.size for job in good)
         with reporter.stage("upload.stage-send", total=total, unit="bytes", count=len(good)) as sent:
-            run = Run(api, dataset, replace, parse, before, sent)
+            run = Run(api, dataset, replace, parse, before, sent, fresh, taken)
             _each(lambda job: _bring(run, job), good, workers)
         find_doubles(run, good)
         _wait(run, good, patience, reporter)
@@ -74,7 +83,9 @@ def upload_files(
     return UploadReport(dataset.name, tuple(_report(job, dataset, parse) for job in jobs))
 
 
-def _look_at_all(paths: Sequence[Path], reads_scans: bool, workers: int, reporter: Reporter) -> list[Job]:
+def _look_at_all(
+    paths: Sequence[Path], named: Mapping[Path, str], reads_scans: bool, workers: int, reporter: Reporter
+) -> list[Job]:
     unique = list(dict.fromkeys(path.absolute() for path in paths))
     names: set[str] = set()
     with (
@@ -84,6 +95,8 @@ def _look_at_all(paths: Sequence[Path], reads_scans: bool, workers: int, reporte
 
         def look(path: Path) -> Job:
             found = look_at(path, reads_scans=reads_scans)
+            if path in named:
+                found = rename(found, named[path])
             stage.advance(1)
             return Job(path, found, cause=found.cause)
 
@@ -126,8 +139,8 @@ def _bring(run: Run, job: Job) -> None:
 
 def _place(run: Run, job: Job) -> None:
     name = job.look.name
-    namesake = next((one for one in run.before if one.name.casefold() == name.casefold()), None)
-    if namesake is not None and same_content(run.api, run.dataset, namesake, job.path):
+    namesake = run.before.namesake(name)
+    if namesake is not None and not run.fresh and same_content(run.api, run.dataset, namesake, job.path):
         job.document = namesake
         job.doubles = doubles_of(run, namesake, job.path)
         job.unchanged = namesake.is_searchable or not run.parse
@@ -138,8 +151,8 @@ def _place(run: Run, job: Job) -> None:
         return
     job.replaced = namesake
     # A copy with our content is what an interrupted run has left.
-    for copy in run.before:
-        if is_copy_name(copy.name, name) and same_content(run.api, run.dataset, copy, job.path):
+    for copy in run.before.copies(name):
+        if copy.name.casefold() not in run.names and same_content(run.api, run.dataset, copy, job.path):
             job.document, job.rename = copy, True
             job.unchanged = copy.is_searchable
             run.sent.advance(job.look.size)

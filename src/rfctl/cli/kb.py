@@ -15,7 +15,6 @@ from rfctl.core.error import UsageError
 if TYPE_CHECKING:
     from rfctl.ragflow_client.connection import Ragflow
     from rfctl.ragflow_client.dataset import Dataset
-    from rfctl.ragflow_client.report import UploadItem, UploadReport
 
 DEFAULT_NAME = "default"
 
@@ -100,23 +99,6 @@ def rm(app: App, name: str, yes: bool) -> None:
     app.out.say("kb.removed", name=dataset.name)
 
 
-@command("upload")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--kb", metavar="NAME")
-@click.option("--replace", is_flag=True)
-@click.option("--no-parse", is_flag=True)
-def upload(app: App, files: tuple[Path, ...], kb: str | None, replace: bool, no_parse: bool) -> None:
-    """Upload documents, parse them and wait for each."""
-    with app.ragflow() as ragflow:
-        dataset = choose(app, ragflow, kb, files=files)
-        report = ragflow.upload(dataset, files, replace=replace, parse=not no_parse, reporter=app.reporter())
-    app.out.report(
-        {"knowledge_base": report.dataset, "documents": [_describe(app, item) for item in report.items]}
-    )
-    _print_report(app, report)
-    report.check()
-
-
 @command("docs")
 @click.argument("name", required=False)
 @click.option("--kb", metavar="NAME")
@@ -171,10 +153,10 @@ def search(app: App, question: str, kb: tuple[str, ...], limit: int, threshold: 
         app.out.line(f"    {excerpt(source.content)}")
 
 
-def choose(app: App, ragflow: Ragflow, name: str | None, *, files: tuple[Path, ...] = ()) -> Dataset:
+def choose(app: App, ragflow: Ragflow, name: str | None, *, folders: tuple[Path, ...] = ()) -> Dataset:
     """The knowledge base that is meant: the named one, the default of the settings, or the only one.
 
-    files: when there is none at all, one is made for these and named after their folder. Raises UsageError.
+    folders: when there is none at all, one is made for what is in these and named so. Raises UsageError.
     """
     wanted = name or app.settings.get("kb.default")
     if wanted:
@@ -184,9 +166,9 @@ def choose(app: App, ragflow: Ragflow, name: str | None, *, files: tuple[Path, .
         return datasets[0]
     if datasets:
         raise UsageError("kb.not-chosen", known=", ".join(one.name for one in datasets))
-    if not files:
+    if not folders:
         raise UsageError("kb.none-yet", url=ragflow.url)
-    dataset, _ = ragflow.create_dataset(_name_for(files))
+    dataset, _ = ragflow.create_dataset(_name_for(folders))
     app.out.note("kb.made", name=dataset.name)
     return dataset
 
@@ -206,44 +188,7 @@ def excerpt(content: str, width: int = 160) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def _name_for(files: tuple[Path, ...]) -> str:
-    folders = {path.absolute().parent.name for path in files}
-    name = folders.pop().strip() if len(folders) == 1 else ""
+def _name_for(folders: tuple[Path, ...]) -> str:
+    names = {path.absolute().name for path in folders}
+    name = names.pop().strip() if len(names) == 1 else ""
     return name if name and name.isprintable() and len(name.encode()) <= 100 else DEFAULT_NAME
-
-
-def _describe(app: App, item: UploadItem) -> dict[str, Any]:
-    described: dict[str, Any] = {key: value for key, value in vars(item).items() if key != "cause"}
-    described["error"] = None
-    if item.cause is not None:
-        text = item.cause.text(app.language)
-        described["error"] = {"id": item.cause.id, **vars(text)}
-    return described
-
-
-def _print_report(app: App, report: UploadReport) -> None:
-    out = app.out
-    if len(report.items) == 1 and report.failed:
-        return  # its error is the whole story
-    headings = [out.text(f"kb.column-{name}") for name in ("document", "result", "pages", "chunks")]
-    rows = [
-        (item.name, out.text(f"kb.{item.status}"), item.pages or "-", item.chunks or "-")
-        for item in report.items
-    ]
-    out.table(headings, rows)
-    for item in report.items:
-        if item.cause is None and item.text_pages < item.pages:
-            out.warn(
-                "kb.partly-scanned", name=item.name, pages=item.pages, empty=item.pages - item.text_pages
-            )
-    for item in report.failed:
-        assert item.cause is not None
-        text = item.cause.text(app.language)
-        out.line()
-        out.line(f"{out.text('cli.error')}[{item.cause.id}]: {text.message}")
-        for label, words in (("cli.why", text.why), ("cli.next", text.next)):
-            if words:
-                out.line(f"  {out.text(label)}: {words}")
-    out.line()
-    done = len(report.items) - len(report.failed)
-    out.say("kb.upload-total", done=done, total=len(report.items), name=report.dataset)

@@ -30,7 +30,7 @@ NOUNS: dict[str, dict[str, str]] = {
     },
     "kb": {
         "create": "rfctl.cli.kb:create",
-        "upload": "rfctl.cli.kb:upload",
+        "upload": "rfctl.cli.kb_upload:upload",
         "ls": "rfctl.cli.kb:ls",
         "show": "rfctl.cli.kb:show",
         "docs": "rfctl.cli.kb:docs",
