@@ -28,8 +28,9 @@ def test_a_question_needs_no_other_word(chat: Run) -> None:
     result = chat("chat", "ask", "What is the launch code name?")
     assert result.code == 0
     assert result.err == "No assistant yet: created docs over docs\ndocs is thinking …\n"
-    answer, empty, heading, source, passage = result.out.splitlines()
+    answer, empty, heading, source, passage, *others = result.out.splitlines()
     assert (answer, empty, heading) == ("The launch code name is Heron. [1]", "", "Sources:")
+    assert others == []
     assert source.startswith("  [1] handbook.pdf, page 1  (0.")
     assert passage.startswith("      Project Aurora Handbook 1. Overview Project Aurora")
     assert len(passage) <= 96

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rfctl.ragflow_client.answer import Answer
     from rfctl.ragflow_client.chat import Chat
     from rfctl.ragflow_client.connection import Ragflow
+    from rfctl.ragflow_client.reference import Source
 
 UNCITED_SHOWN = 3
 
@@ -104,13 +106,21 @@ def rm(app: App, name: str, yes: bool) -> None:
 
 
 def print_sources(app: App, answer: Answer) -> None:
-    """The numbered sources of an answer; where it cites none, the best passages that the model was given."""
-    shown = answer.cited or answer.sources[:UNCITED_SHOWN]
-    if not shown:
+    """The numbered sources of an answer, then the best other passages that the model was given."""
+    others = [source for source in answer.sources if not source.cited][:UNCITED_SHOWN]
+    if not answer.sources:
         app.out.say("chat.no-sources")
         return
-    app.out.say("chat.sources" if answer.cited else "chat.sources-uncited")
-    for source in shown:
+    if answer.cited:
+        app.out.say("chat.sources")
+        _print_passages(app, answer.cited)
+    if others:
+        app.out.say("chat.sources-other" if answer.cited else "chat.sources-uncited")
+        _print_passages(app, others)
+
+
+def _print_passages(app: App, sources: Sequence[Source]) -> None:
+    for source in sources:
         place = ", ".join(part for part in (source.document, pages_text(app, source.pages)) if part)
         app.out.line(f"  [{source.number}] {place}  ({source.similarity:.2f})")
         app.out.line(f"      {excerpt(source.content, 90)}")

@@ -195,7 +195,7 @@ def _talk(
         dataset, _ = ragflow.create_dataset(
             names.knowledge_base, embedding_model=embedding.name, options=parser
         )
-        report = ragflow.upload(dataset, [document], reporter=reporter)
+        report = ragflow.upload(dataset, [document], replace=True, reporter=reporter)
         report.check()
         item = report.items[0]
         detail = app.out.text("demo.chunks", document=item.name, pages=item.pages, chunks=item.chunks)
