@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +14,7 @@ import pytest
 
 from rfctl.core.file import sha256_file, write_atomic
 
+resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="uses POSIX limits and signals")
 
 
@@ -30,8 +31,6 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
