@@ -89,6 +89,10 @@ def rm(app: App, name: str, yes: bool) -> None:
 @click.option("--template", metavar="NAME", help="Prompt format by name, such as chatml or llama3.")
 @click.option("--modelfile", type=click.Path(path_type=Path), help="Take the settings of this Modelfile.")
 @click.option("--no-verify", is_flag=True, help="Do not check afterwards what the server serves.")
+@click.option("--via", type=click.Choice(["auto", "direct", "http"]), default="auto", show_default=True)
+@click.option("--store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--link", is_flag=True)
+@click.option("--accept-template-diff", metavar="REASON")
 @click.option("--yes", is_flag=True)
 def push(
     app: App,
@@ -100,13 +104,19 @@ def push(
     template: str | None,
     modelfile: Path | None,
     no_verify: bool,
+    via: str,
+    store: Path | None,
+    link: bool,
+    accept_template_diff: str | None,
     yes: bool,
 ) -> None:
     """Register a model with the server, converting a directory first."""
-    from rfctl.cli.model_push import print_push, push_source
+    from rfctl.cli.model_push import accept_push, print_push, push_source
+    from rfctl.cli.model_verify import check_reason
     from rfctl.ollama.modelfile import read_modelfile
     from rfctl.ollama.recipe import Wishes
 
+    reason = check_reason(accept_template_diff)
     given = read_modelfile(modelfile) if modelfile is not None else None
     wishes = Wishes(num_ctx=num_ctx, system=system, template=template, modelfile=given)
     with app.ollama() as client:
@@ -119,8 +129,13 @@ def push(
             quantize=quantize,
             verify=not no_verify,
             modelfile_folder=modelfile.parent if modelfile is not None else None,
+            via=via,
+            store=store,
+            link=link,
             yes=yes,
         )
+        if reason:
+            result = accept_push(app, client, result, reason)
         print_push(app, result, client.url)
     if result.verdict.value == "failed":
         raise click.exceptions.Exit(EXIT_VERDICT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from rfctl.core.version import __version__
 
 if TYPE_CHECKING:
     from rfctl.ollama.client import OllamaClient
+    from rfctl.ollama.direct import Direct
     from rfctl.ollama.push import Push
     from rfctl.ollama.recipe import Wishes
 
@@ -31,6 +32,9 @@ def push_source(
     quantize: str | None = None,
     verify: bool = True,
     modelfile_folder: Path | None = None,
+    via: str = "auto",
+    store: Path | None = None,
+    link: bool = False,
     yes: bool = False,
 ) -> Push:
     """Push a GGUF file, or check, convert and push a model directory.
@@ -38,7 +42,10 @@ def push_source(
     The converted file lives in the cache folder and is deleted afterwards; its header and digest are kept, so
     that pushing the same directory again neither converts nor hashes. A model of that name that was not
     pushed from here is replaced only with consent (yes, or asked on the terminal; else RefusedError).
+    via: "direct", "http" or "auto"; store: folder of the server's models; link: the GGUF file may be linked,
+    because nobody will edit it.
     """
+    from rfctl.cli.model_store import find_direct
     from rfctl.ollama.push import push_file
 
     if not source.exists():
@@ -47,11 +54,24 @@ def push_source(
     name = name or default_name(source)
     ledger = app.directories.data / _LEDGER
     _ask_to_replace(app, client, name, ledger, yes)
-    if source.is_dir():
-        return _push_directory(app, client, source, name, wishes, quantize or "auto", verify, ledger)
-    if quantize is not None:
+    if quantize is not None and not source.is_dir():
         raise UsageError("ollama.push-quantize-gguf")
-    return push_file(client, source, name, wishes, ledger_path=ledger, verify=verify, reporter=app.reporter())
+    # What is converted here is written by us, and by nobody else afterwards.
+    direct = find_direct(app, client, via, store, owned=link or source.is_dir())
+    if source.is_dir():
+        outtype = quantize or "auto"
+        return _push_directory(app, client, source, name, wishes, outtype, verify, ledger, direct, via)
+    return push_file(
+        client,
+        source,
+        name,
+        wishes,
+        direct=direct,
+        fall_back=via == "auto",
+        ledger_path=ledger,
+        verify=verify,
+        reporter=app.reporter(),
+    )
 
 
 def default_name(source: Path) -> str:
@@ -62,6 +82,20 @@ def default_name(source: Path) -> str:
     if not text:
         raise UsageError("ollama.name-invalid", model=stem, detail=str(source))
     return text[:80]
+
+
+def accept_push(app: App, client: OllamaClient, result: Push, reason: str) -> Push:
+    """A push whose prompt differs from the trained one becomes a warning; the reason is recorded."""
+    from rfctl.ollama.ledger import Ledger
+    from rfctl.ollama.verify import TEMPLATE_CHECKS, accept_differences, record_acceptance
+
+    if not any(item.id in TEMPLATE_CHECKS and item.verdict.value == "failed" for item in result.checks):
+        return result
+    entry = client.find(result.name)
+    if entry is not None:
+        ledger = Ledger(app.directories.data / _LEDGER, app.reporter())
+        record_acceptance(ledger, client.url, entry, reason)
+    return replace(result, checks=accept_differences(result.checks, reason))
 
 
 def print_push(app: App, result: Push, url: str) -> None:
@@ -91,6 +125,8 @@ def print_push(app: App, result: Push, url: str) -> None:
             num_ctx=result.num_ctx,
             seconds=round(result.seconds, 1),
         )
+    if result.via in ("reflink", "link"):
+        out.note("direct.placed", how=result.via)
     for check in result.checks:
         out.line(
             f"  {out.text(f'ollama.verdict-{check.verdict.value}')}: {out.text(check.id, **check.params)}"
@@ -110,6 +146,8 @@ def _push_directory(
     outtype: str,
     verify: bool,
     ledger: Path,
+    direct: Direct | None,
+    via: str,
 ) -> Push:
     from rfctl.converter import convert as conversion
     from rfctl.ollama.ledger import Ledger, fingerprint_directory
@@ -121,7 +159,16 @@ def _push_directory(
     header = folder / f"{fingerprint}.header"
     gguf = folder / f"{default_name(source)}.gguf"
     if sketch := load_sketch(ledger, fingerprint, header, gguf.name):
-        again = push_again(client, sketch, name, wishes, ledger_path=ledger, verify=verify, reporter=reporter)
+        again = push_again(
+            client,
+            sketch,
+            name,
+            wishes,
+            direct=direct,
+            ledger_path=ledger,
+            verify=verify,
+            reporter=reporter,
+        )
         if again is not None:
             return again
     _check_directory(app, client, source)
@@ -132,7 +179,17 @@ def _push_directory(
         converted = conversion.convert(source, gguf, outtype=outtype, overwrite=True, reporter=reporter)
         # The converter hashed while it wrote; the bytes are not read again.
         Ledger(ledger).record_digest(gguf, "as-is", f"sha256:{converted.sha256}")
-        pushed = push_file(client, gguf, name, wishes, ledger_path=ledger, verify=verify, reporter=reporter)
+        pushed = push_file(
+            client,
+            gguf,
+            name,
+            wishes,
+            direct=direct,
+            fall_back=via == "auto",
+            ledger_path=ledger,
+            verify=verify,
+            reporter=reporter,
+        )
         save_sketch(ledger, fingerprint, header, gguf, pushed)
     finally:
         shutil.rmtree(work, ignore_errors=True)

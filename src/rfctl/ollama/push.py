@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rfctl.ollama.answer import ModelCard
 from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.candidate import Candidate, read_candidate
 from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.direct import Direct, can_place, place_file, register
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.name import parse_name
@@ -42,6 +43,7 @@ class Push:
     bytes; size and uploaded in bytes; orphan_bytes: what a server that rewrites the file keeps beside its own
     copy; padded: a comment was appended to the chat template in the uploaded bytes; unchanged: nothing had to
     be done (checks are then those of the first time); family: the prompt format that was recognised, or "".
+    via: how the bytes came there: "http", "reflink", "link", "present" (they were there), or "".
     """
 
     name: str
@@ -60,6 +62,7 @@ class Push:
     padded: bool
     seconds: float
     server_version: str
+    via: str = "http"
 
     @property
     def verdict(self) -> Verdict:
@@ -105,18 +108,28 @@ def push_file(
     name: str,
     wishes: Wishes,
     *,
+    direct: Direct | None = None,
+    fall_back: bool = False,
     ledger_path: Path | None = None,
     verify: bool = True,
     reporter: Reporter = SILENT,
 ) -> Push:
-    """`push` with all wishes in one value."""
+    """`push` with all wishes in one value.
+
+    direct: register in this store without copying; fall_back: send the file over HTTP where that cannot be
+    done. Raises also RefusedError `direct.*`.
+    """
+    if direct is not None and fall_back and not can_place(direct, gguf):
+        direct = None
     order = _Order(
-        client, read_candidate(gguf), name, wishes, Ledger(ledger_path, reporter), verify, reporter
+        client, read_candidate(gguf), name, wishes, Ledger(ledger_path, reporter), verify, reporter, direct
     )
     content = content_of(order.candidate, order.recipe)
     source = _find_digest(content, order)
     if known := order.find_unchanged(source):
         return order.finish(known, source, content.size, uploaded=0, unchanged=True)
+    if direct is not None:
+        return order.register(direct, gguf, source, content.size)
     uploaded = upload_blob(client, content, source, reporter)
     return order.create(gguf.name, source, content.size, uploaded)
 
@@ -127,6 +140,7 @@ def push_again(
     name: str,
     wishes: Wishes,
     *,
+    direct: Direct | None = None,
     ledger_path: Path | None = None,
     verify: bool = True,
     reporter: Reporter = SILENT,
@@ -136,13 +150,16 @@ def push_again(
         candidate = read_candidate(sketch.header, header_only=True)
     except (OSError, GgufError):
         return None
-    order = _Order(client, candidate, name, wishes, Ledger(ledger_path, reporter), verify, reporter)
+    ledger = Ledger(ledger_path, reporter)
+    order = _Order(client, candidate, name, wishes, ledger, verify, reporter, direct)
     source = sketch.digests.get(order.variant, "")
     size = int(sketch.digests.get(f"{order.variant}-size", "0"))
     if not source:
         return None
     if known := order.find_unchanged(source):
         return order.finish(known, source, known.size, uploaded=0, unchanged=True)
+    if direct is not None:
+        return order.register(direct, None, source, size) if direct.store.has_blob(source) else None
     return order.create(sketch.name, source, size, 0) if client.has_blob(source) else None
 
 
@@ -176,13 +193,16 @@ class _Order:
         ledger: Ledger,
         verify: bool,
         reporter: Reporter,
+        direct: Direct | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.client, self.candidate, self.ledger = client, candidate, ledger
         self.verify, self.reporter = verify, reporter
         self.name = str(parse_name(name))
         self.version = client.version()
-        self.recipe = decide(candidate, wishes, self.version, reporter)
+        recipe = decide(candidate, wishes, self.version, reporter)
+        # Only a create request makes the server guess a template, which the padding is against.
+        self.recipe = recipe if direct is None else replace(recipe, padded=False)
 
     @property
     def variant(self) -> str:
@@ -212,6 +232,35 @@ class _Order:
         present = self.client.find(self.name)
         if present is None:
             raise RfctlError("ollama.create-vanished", model=self.name, url=self.client.url)
+        return self._conclude(present.digest, statuses, source, size, uploaded, "http")
+
+    def register(self, direct: Direct, gguf: Path | None, source: str, size: int) -> Push:
+        """Put the file (None: its blob is there) into the server's own store, which sees it at once."""
+        if not self.version.is_embedded:
+            # Nothing validates a model that is registered this way.
+            found = probe(self.client, self.candidate.path)
+            if found.cause is not None:
+                raise found.cause
+        try:
+            via = "present"
+            if gguf is not None:
+                via = place_file(direct, gguf, source)
+            digest = register(direct, self.name, source, self.candidate.path, self.recipe.body)
+            if gguf is not None:
+                # A link shares its time stamp with the file, which therefore has a new one.
+                self.ledger.record_digest(gguf, self.variant, source)
+        except OSError as error:
+            raise RfctlError(
+                "direct.write-failed", path=direct.store.root, detail=error.strerror or str(error)
+            ) from error
+        present = self.client.find(self.name)
+        if present is None or present.digest != digest:
+            raise RfctlError("direct.not-seen", model=self.name, url=self.client.url, path=direct.store.root)
+        return self._conclude(digest, (), source, size, 0, via)
+
+    def _conclude(
+        self, digest: str, statuses: Sequence[str], source: str, size: int, uploaded: int, via: str
+    ) -> Push:
         card = self.client.show(self.name)
         checks = self._check(card) if self.verify else ()
         guessed = [text for text in statuses if text.startswith("using autodetected template")]
@@ -221,7 +270,7 @@ class _Order:
         entry = Entry(
             source=source,
             settings=self.recipe.settings,
-            manifest=present.digest,
+            manifest=digest,
             size=size,
             # The uploaded blob stays beside the rewritten one (Ollama from 0.30).
             orphan_bytes=size if card.blob_digest and f"sha256:{card.blob_digest}" != source else 0,
@@ -230,9 +279,11 @@ class _Order:
             checks=tuple(_write_check(check) for check in checks),
         )
         self.ledger.record(self.client.url, self.name, entry)
-        return self.finish(entry, source, size, uploaded=uploaded, unchanged=False)
+        return self.finish(entry, source, size, uploaded=uploaded, unchanged=False, via=via)
 
-    def finish(self, entry: Entry, source: str, size: int, *, uploaded: int, unchanged: bool) -> Push:
+    def finish(
+        self, entry: Entry, source: str, size: int, *, uploaded: int, unchanged: bool, via: str = ""
+    ) -> Push:
         return Push(
             name=self.name,
             digest=entry.manifest,
@@ -250,6 +301,7 @@ class _Order:
             padded=self.recipe.padded,
             seconds=time.monotonic() - self.started,
             server_version=self.version.text,
+            via=via,
         )
 
     def _check(self, card: ModelCard) -> tuple[Check, ...]:

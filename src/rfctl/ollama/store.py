@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -103,22 +103,30 @@ class ModelStore:
     def add_file(self, path: Path, digest: str, *, media_type: str, link: bool) -> Layer:
         """Put a file of known SHA-256 into the store by a hard link (`link`, only for files that nobody
         edits) or by a checked copy. Raises OSError, StoreError `store.digest-mismatch`."""
-        target = self.blob_path(digest)
-        self.blobs.mkdir(parents=True, exist_ok=True)
-        if not target.is_file():
+        if not self.has_blob(digest):
             if link:
-                temporary = self.blobs / _temporary_name()
-                os.link(path, temporary)
-                os.replace(temporary, target)
-                # A rename onto another link of the same file leaves the temporary name behind.
-                temporary.unlink(missing_ok=True)
-                sync_directory(self.blobs)
+                self.adopt(path, digest, os.link)
             else:
                 with path.open("rb") as source, self.writer() as writer:
                     while piece := source.read(CHUNK_BYTES):
                         writer.write(piece)
                     writer.commit(digest)
         return self.layer_of(digest, media_type)
+
+    def adopt(self, path: Path, digest: str, place: Callable[[Path, Path], None]) -> None:
+        """Make a file of known SHA-256 a blob unread: `place(path, temporary)` links or clones it.
+
+        Raises OSError; the blob is then not there, or still the old one.
+        """
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        temporary = self.blobs / _temporary_name()
+        try:
+            place(path, temporary)
+            os.replace(temporary, self.blob_path(digest))
+        finally:
+            # A rename onto another link of the same file leaves the temporary name behind.
+            temporary.unlink(missing_ok=True)
+        sync_directory(self.blobs)
 
     # -- manifests ------------------------------------------------------------------------------
 
@@ -232,7 +240,10 @@ class ModelStore:
         sync_directory(path.parent)
 
     def _drop(self, digests: frozenset[str]) -> None:
-        used = {digest for model in self.models() for digest in model.manifest.digests}
+        models = [_load(name, path) for name, path in self._scan(strict=False)]
+        if not all(models):
+            return  # what cannot be read may use them
+        used = {digest for model in models if model for digest in model.manifest.digests}
         for digest in digests - used:
             with contextlib.suppress(OSError):
                 self.blob_path(digest).unlink()
