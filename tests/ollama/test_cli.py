@@ -140,7 +140,7 @@ def test_push_of_a_directory_converts_once(
     server.requests.clear()
     again = json.loads(run("model", "push", str(folder), "tiny", "--no-verify", "--json").out)
     assert again["unchanged"] is True
-    assert {request.path for request in server.requests} == {"/api/version", "/api/tags"}
+    assert {request.path for request in server.requests} == {"/api/version", "/api/tags", "/api/show"}
     # A second name and other settings need no bytes either; a changed directory does.
     other = json.loads(
         run("model", "push", str(folder), "two", "--num-ctx", "64", "--no-verify", "--json").out
