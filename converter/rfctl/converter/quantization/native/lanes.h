@@ -25,14 +25,16 @@ INLINE void AT(multiply)(int n, const float *RESTRICT x, float base, float step,
 }
 
 /* Calls, not inlined: inside the loops over lanes compilers take these loops apart. */
-OWN void AT(codes_16)(const float *x, float offset, float scale, float base, float step, int low, int high, uint8_t *code) {
+OWN void AT(codes_16)(const float *x, float offset, float scale, float base, float step, int low, int high,
+                      uint8_t *code) {
     if (scale != 0.0f)
         AT(divide)(16, x, offset, scale, low, high, code);
     else
         AT(multiply)(16, x, base, step, low, high, code);
 }
 
-OWN void AT(codes_32)(const float *x, float offset, float scale, float base, float step, int high, uint8_t *code) {
+OWN void AT(codes_32)(const float *x, float offset, float scale, float base, float step, int high,
+                      uint8_t *code) {
     if (scale != 0.0f)
         AT(divide)(32, x, offset, scale, 0, high, code);
     else
@@ -180,37 +182,36 @@ INLINE void AT(weigh)(int n, ROW *RESTRICT x, ROW *RESTRICT w) {
     for (int i = 0; i < n; i++) EACH w[i][k] = sum[k] + fabsf(x[i][k]);
 }
 
-/* Two super-blocks at a time. */
 INLINE void AT(four_or_five)(int five, const float *RESTRICT rows, uint8_t *RESTRICT out, int64_t blocks) {
-    ALIGNED ROW x[32], w[32], scale, offset;
-    ALIGNED uint8_t codes[2 * SUPER];
+    enum { GROUP = LANES / 8 }; /* super-blocks at a time */
+    ALIGNED ROW x[32], w[32];
+    ALIGNED uint8_t codes[SUPER];
     AT(affine) found;
     const int size = five ? 176 : 144;
-    for (int64_t b = 0; b < blocks; b += 2) {
-        const int pair = blocks - b > 1 ? 2 : 1;
-        if (pair == 1) memset(x, 0, sizeof x); /* the lanes without a sub-block */
-        AT(spread)(32, 8 * pair, rows + b * SUPER, x);
+    for (int64_t b = 0; b < blocks; b += GROUP) {
+        const int count = blocks - b < GROUP ? (int)(blocks - b) : GROUP;
+        if (count < GROUP) memset(x, 0, sizeof x); /* the lanes without a sub-block */
+        AT(spread)(32, 8 * count, rows, x);
         AT(weigh)(32, x, w);
         if (five)
             AT(affine_search)(32, 31, -0.5f, 15, 0, x, w, &found);
         else
             AT(affine_search)(32, 15, -1.0f, 20, 0, x, w, &found);
-        for (int p = 0; p < pair; p++)
-            AT(pack_six)(found.scale + 8 * p, found.low + 8 * p, out + (b + p) * size, scale + 8 * p, offset + 8 * p);
-        for (int k = 0; k < 8 * pair; k++)
-            AT(codes_32)(rows + b * SUPER + 32 * k, offset[k], scale[k], found.base[k], found.step[k], five ? 31 : 15,
-                         codes + 32 * k);
-        for (int p = 0; p < pair; p++) {
-            const uint8_t *RESTRICT c = codes + p * SUPER;
-            uint8_t *RESTRICT low = out + (b + p) * size + (five ? 48 : 16);
+        for (int p = 0; p < count; p++, rows += SUPER, out += size) {
+            const float *step = found.step + 8 * p, *base = found.base + 8 * p;
+            float scale[8], offset[8];
+            AT(pack_six)(found.scale + 8 * p, found.low + 8 * p, out, scale, offset);
+            for (int k = 0; k < 8; k++)
+                AT(codes_32)(rows + 32 * k, offset[k], scale[k], base[k], step[k], five ? 31 : 15, codes + 32 * k);
+            uint8_t *RESTRICT low = out + (five ? 48 : 16);
             for (int j = 0; j < 4; j++)
                 for (int i = 0; i < 32; i++)
-                    low[32 * j + i] = (uint8_t)((c[64 * j + i] & 15) | (c[64 * j + 32 + i] & 15) << 4);
+                    low[32 * j + i] = (uint8_t)((codes[64 * j + i] & 15) | (codes[64 * j + 32 + i] & 15) << 4);
             if (!five) continue;
             for (int i = 0; i < 32; i++) {
                 int high = 0;
-                for (int j = 0; j < 8; j++) high |= (c[32 * j + i] >> 4) << j;
-                low[i - 32] = (uint8_t)high;
+                for (int j = 0; j < 8; j++) high |= (codes[32 * j + i] >> 4) << j;
+                out[16 + i] = (uint8_t)high;
             }
         }
     }
@@ -229,33 +230,42 @@ INLINE void AT(pack_two)(const uint8_t *RESTRICT c, uint8_t *RESTRICT out) {
         }
 }
 
-static void AT(q2_k)(const float *RESTRICT rows, uint8_t *RESTRICT out, int64_t blocks) {
-    ALIGNED ROW x[16], w[16], scale, offset;
+/* The rest of a Q2_K block, given what the search found for its 16 sub-blocks. */
+OWN void AT(finish_two)(const float *RESTRICT rows, const float *scales, const float *lows, const float *step,
+                        const float *base, uint8_t *RESTRICT out) {
     ALIGNED uint8_t codes[SUPER];
+    float most = 0.0f, deepest = 0.0f;
+    for (int k = 0; k < 16; k++) {
+        most = scales[k] > most ? scales[k] : most;
+        deepest = -lows[k] > deepest ? -lows[k] : deepest;
+    }
+    const float up = 15.0f / most, down = 15.0f / deepest;
+    const uint16_t d = half_of(most > 0.0f ? most / 15.0f : 0.0f);
+    const uint16_t m = half_of(deepest > 0.0f ? deepest / 15.0f : 0.0f);
+    put_half(out + 80, d);
+    put_half(out + 82, m);
+    for (int k = 0; k < 16; k++) {
+        int32_t s = most > 0.0f ? nearest(up * scales[k]) : 0;
+        if (deepest > 0.0f) s |= (int32_t)((uint32_t)nearest(down * -lows[k]) << 4);
+        out[k] = (uint8_t)s;
+        const float scale = float_of_half(d) * (float)(out[k] & 15);
+        const float offset = float_of_half(m) * (float)(out[k] >> 4);
+        AT(codes_16)(rows + 16 * k, offset, scale, base[k], step[k], 0, 3, codes + 16 * k);
+    }
+    AT(pack_two)(codes, out + 16);
+}
+
+static void AT(q2_k)(const float *RESTRICT rows, uint8_t *RESTRICT out, int64_t blocks) {
+    ALIGNED ROW x[16], w[16];
     AT(affine) found;
-    for (int64_t b = 0; b < blocks; b++, rows += SUPER, out += 84) {
-        AT(spread)(16, LANES, rows, x);
+    for (int64_t b = 0; b < blocks; b += LANES / 16) {
+        const int count = blocks - b < LANES / 16 ? (int)(blocks - b) : LANES / 16;
+        if (count < LANES / 16) memset(x, 0, sizeof x);
+        AT(spread)(16, 16 * count, rows, x);
         for (int i = 0; i < 16; i++) EACH w[i][k] = fabsf(x[i][k]);
         AT(affine_search)(16, 3, -0.5f, 15, 1, x, w, &found);
-        float most = 0.0f, deepest = 0.0f;
-        EACH {
-            most = found.scale[k] > most ? found.scale[k] : most;
-            deepest = -found.low[k] > deepest ? -found.low[k] : deepest;
-        }
-        const float up = 15.0f / most, down = 15.0f / deepest;
-        const uint16_t d = half_of(most > 0.0f ? most / 15.0f : 0.0f);
-        const uint16_t m = half_of(deepest > 0.0f ? deepest / 15.0f : 0.0f);
-        put_half(out + 80, d);
-        put_half(out + 82, m);
-        EACH {
-            int32_t s = most > 0.0f ? nearest(up * found.scale[k]) : 0;
-            if (deepest > 0.0f) s |= (int32_t)((uint32_t)nearest(down * -found.low[k]) << 4);
-            out[k] = (uint8_t)s;
-            scale[k] = float_of_half(d) * (float)(out[k] & 15);
-            offset[k] = float_of_half(m) * (float)(out[k] >> 4);
-        }
-        EACH AT(codes_16)(rows + 16 * k, offset[k], scale[k], found.base[k], found.step[k], 0, 3, codes + 16 * k);
-        AT(pack_two)(codes, out + 16);
+        for (int p = 0; p < 16 * count; p += 16, rows += SUPER, out += 84)
+            AT(finish_two)(rows, found.scale + p, found.low + p, found.step + p, found.base + p, out);
     }
 }
 
@@ -308,35 +318,50 @@ INLINE void AT(symmetric_search)(int n, int half, ROW *RESTRICT x, float *scale,
     EACH kept[k] = ke[k];
 }
 
+/* The scale of largest magnitude among 16, the first of equals. */
+INLINE float AT(largest)(const float *scales) {
+    float largest = 0.0f;
+    for (int k = 0; k < 16; k++)
+        if (fabsf(scales[k]) > fabsf(largest)) largest = scales[k];
+    return largest;
+}
+
+/* The rest of a Q6_K block, given what the search found for its 16 sub-blocks. */
+OWN void AT(finish_six)(const float *RESTRICT rows, const float *scales, const float *step, uint8_t *RESTRICT out) {
+    ALIGNED uint8_t codes[SUPER];
+    const float extreme = AT(largest)(scales);
+    if (fabsf(extreme) < NOTHING) {
+        memset(out, 0, 210);
+        return;
+    }
+    const float inverse = -128.0f / extreme;
+    const uint16_t d = half_of(1.0f / inverse);
+    put_half(out + 208, d);
+    for (int k = 0; k < 16; k++) {
+        const int32_t s = nearest(inverse * scales[k]);
+        out[192 + k] = (uint8_t)(s < 127 ? s : 127);
+        const float scale = float_of_half(d) * (float)(int8_t)out[192 + k];
+        AT(codes_16)(rows + 16 * k, 0.0f, scale, 0.0f, step[k], -32, 31, codes + 16 * k);
+        if (scale == 0.0f && step[k] == 0.0f) memset(codes + 16 * k, 0, 16);
+    }
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *RESTRICT c = codes + 128 * h;
+        uint8_t *RESTRICT low = out + 64 * h, *RESTRICT high = out + 128 + 32 * h;
+        for (int i = 0; i < 64; i++) low[i] = (uint8_t)((c[i] & 15) | (c[i + 64] & 15) << 4);
+        for (int i = 0; i < 32; i++)
+            high[i] = (uint8_t)(c[i] >> 4 | c[i + 32] >> 4 << 2 | c[i + 64] >> 4 << 4 | c[i + 96] >> 4 << 6);
+    }
+}
+
 static void AT(q6_k)(const float *RESTRICT rows, uint8_t *RESTRICT out, int64_t blocks) {
     ALIGNED ROW x[16], found, step;
-    ALIGNED uint8_t codes[SUPER];
-    for (int64_t b = 0; b < blocks; b++, rows += SUPER, out += 210) {
-        AT(spread)(16, LANES, rows, x);
+    for (int64_t b = 0; b < blocks; b += LANES / 16) {
+        const int count = blocks - b < LANES / 16 ? (int)(blocks - b) : LANES / 16;
+        if (count < LANES / 16) memset(x, 0, sizeof x);
+        AT(spread)(16, 16 * count, rows, x);
         AT(symmetric_search)(16, 32, x, found, step);
-        float magnitude = 0.0f, extreme = 0.0f;
-        EACH if (fabsf(found[k]) > magnitude) magnitude = fabsf(extreme = found[k]);
-        if (magnitude < NOTHING) {
-            memset(out, 0, 210);
-            continue;
-        }
-        const float inverse = -128.0f / extreme;
-        const uint16_t d = half_of(1.0f / inverse);
-        put_half(out + 208, d);
-        EACH {
-            const int32_t s = nearest(inverse * found[k]);
-            out[192 + k] = (uint8_t)(s < 127 ? s : 127);
-            const float scale = float_of_half(d) * (float)(int8_t)out[192 + k];
-            AT(codes_16)(rows + 16 * k, 0.0f, scale, 0.0f, step[k], -32, 31, codes + 16 * k);
-            if (scale == 0.0f && step[k] == 0.0f) memset(codes + 16 * k, 0, 16);
-        }
-        for (int h = 0; h < 2; h++) {
-            const uint8_t *RESTRICT c = codes + 128 * h;
-            uint8_t *RESTRICT low = out + 64 * h, *RESTRICT high = out + 128 + 32 * h;
-            for (int i = 0; i < 64; i++) low[i] = (uint8_t)((c[i] & 15) | (c[i + 64] & 15) << 4);
-            for (int i = 0; i < 32; i++)
-                high[i] = (uint8_t)(c[i] >> 4 | c[i + 32] >> 4 << 2 | c[i + 64] >> 4 << 4 | c[i + 96] >> 4 << 6);
-        }
+        for (int p = 0; p < 16 * count; p += 16, rows += SUPER, out += 210)
+            AT(finish_six)(rows, found + p, step + p, out);
     }
 }
 
@@ -381,39 +406,48 @@ INLINE void AT(three_search)(ROW *RESTRICT x, ROW *RESTRICT code, float *scale) 
     for (int i = 0; i < 16; i++) EACH code[i][k] = magnitude[k] < NOTHING ? 0.0f : code[i][k] + 4.0f;
     EACH {
         const float quotient = lx[k] / ll[k];
-        scale[k] = (magnitude[k] < NOTHING) | !(ll[k] > 0.0f) ? 0.0f : quotient;
+        const int some = !(magnitude[k] < NOTHING) & (ll[k] > 0.0f);
+        scale[k] = some ? quotient : 0.0f;
     }
+}
+
+/* The rest of a Q3_K block, given what the search found for its 16 sub-blocks, lanes from `lane` on. */
+OWN void AT(finish_three)(const float *RESTRICT rows, const float *scales, ROW *RESTRICT code, int lane,
+                          uint8_t *RESTRICT out) {
+    ALIGNED uint8_t codes[SUPER];
+    const float extreme = AT(largest)(scales);
+    const float inverse = -32.0f / extreme;
+    const uint16_t d = extreme != 0.0f ? half_of(1.0f / inverse) : 0;
+    uint8_t *packed = out + 96;
+    memset(packed, 0, 12);
+    put_half(out + 108, d);
+    for (int k = 0; k < 16; k++) {
+        int s = 0;
+        if (extreme != 0.0f) s = clamp((int8_t)nearest(inverse * scales[k]), -32, 31) + 32;
+        packed[k & 7] |= (uint8_t)((s & 15) << (k < 8 ? 0 : 4));
+        packed[8 + (k & 3)] |= (uint8_t)(s >> 4 << 2 * (k / 4));
+        const float scale = float_of_half(d) * (float)(s - 32);
+        AT(codes_16)(rows + 16 * k, 0.0f, scale, 0.0f, 0.0f, -4, 3, codes + 16 * k);
+        if (scale == 0.0f)
+            for (int i = 0; i < 16; i++) codes[16 * k + i] = (uint8_t)code[i][lane + k];
+    }
+    for (int i = 0; i < 32; i++) {
+        int high = 0;
+        for (int j = 0; j < 8; j++) high |= (codes[32 * j + i] >> 2) << j;
+        out[i] = (uint8_t)high;
+    }
+    AT(pack_two)(codes, out + 32);
 }
 
 static void AT(q3_k)(const float *RESTRICT rows, uint8_t *RESTRICT out, int64_t blocks) {
     ALIGNED ROW x[16], code[16], found;
-    ALIGNED uint8_t codes[SUPER];
-    for (int64_t b = 0; b < blocks; b++, rows += SUPER, out += 110) {
-        AT(spread)(16, LANES, rows, x);
+    for (int64_t b = 0; b < blocks; b += LANES / 16) {
+        const int count = blocks - b < LANES / 16 ? (int)(blocks - b) : LANES / 16;
+        if (count < LANES / 16) memset(x, 0, sizeof x);
+        AT(spread)(16, 16 * count, rows, x);
         AT(three_search)(x, code, found);
-        float magnitude = 0.0f, extreme = 0.0f;
-        EACH if (fabsf(found[k]) > magnitude) magnitude = fabsf(extreme = found[k]);
-        const float inverse = -32.0f / extreme;
-        const uint16_t d = extreme != 0.0f ? half_of(1.0f / inverse) : 0;
-        uint8_t *packed = out + 96;
-        memset(packed, 0, 12);
-        put_half(out + 108, d);
-        EACH {
-            int s = 0;
-            if (extreme != 0.0f) s = clamp((int8_t)nearest(inverse * found[k]), -32, 31) + 32;
-            packed[k & 7] |= (uint8_t)((s & 15) << (k < 8 ? 0 : 4));
-            packed[8 + (k & 3)] |= (uint8_t)(s >> 4 << 2 * (k / 4));
-            const float scale = float_of_half(d) * (float)(s - 32);
-            AT(codes_16)(rows + 16 * k, 0.0f, scale, 0.0f, 0.0f, -4, 3, codes + 16 * k);
-            if (scale == 0.0f)
-                for (int i = 0; i < 16; i++) codes[16 * k + i] = (uint8_t)code[i][k];
-        }
-        for (int i = 0; i < 32; i++) {
-            int high = 0;
-            for (int j = 0; j < 8; j++) high |= (codes[32 * j + i] >> 2) << j;
-            out[i] = (uint8_t)high;
-        }
-        AT(pack_two)(codes, out + 32);
+        for (int p = 0; p < 16 * count; p += 16, rows += SUPER, out += 110)
+            AT(finish_three)(rows, found + p, code, p, out);
     }
 }
 

@@ -1,7 +1,7 @@
 /* Rows of float32 to blocks of a GGML type, byte-equal to ggml's own code without importance matrix.
  *
  * The searches for scales are ggml's (ggml/src/ggml-quants.c, llama.cpp b11434) in arithmetic and order, but
- * arranged for vector units: 16 sub-blocks are searched side by side, one per lane, and every branch is a
+ * arranged for vector units: 32 sub-blocks are searched side by side, one per lane, and every branch is a
  * choice between two values. `lanes.h` holds that code and is compiled once per instruction set; which copy
  * runs is chosen here at run time. Equality rests on IEEE float32 without contraction to FMA. */
 
@@ -43,7 +43,7 @@
 #define KERNEL_SOURCE "unknown"
 #endif
 
-enum { LANES = 16, SUPER = 256 };
+enum { LANES = 32, SUPER = 256 };
 
 /* Below this largest magnitude ggml takes a sub-block of the symmetric types for zero. */
 #define NOTHING 1e-15f
@@ -136,7 +136,9 @@ typedef struct {
 
 #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
 #define X86_LEVELS
+#include <cpuid.h>
 #include <immintrin.h>
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
 #endif
 
 #define LEVEL plain
@@ -168,7 +170,11 @@ typedef struct {
 #include "lanes.h"
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#if __clang_major__ >= 18 && __clang_major__ <= 20 /* there wide registers are a feature of their own */
+#pragma clang attribute push(__attribute__((target(AVX512 ",evex512"))), apply_to = function)
+#else
+#pragma clang attribute push(__attribute__((target(AVX512))), apply_to = function)
+#endif
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -194,14 +200,23 @@ static const level *const LEVELS[] = {
 };
 enum { LEVEL_COUNT = sizeof LEVELS / sizeof LEVELS[0] };
 
+#ifdef X86_LEVELS
+/* Asks the processor itself and which registers the system saves: not every compiler's library can answer. */
+static int x86_supports(const level *one) {
+    unsigned a, b, c, d, wide = 0, saved = 0, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if (one == &level_sse41) return c >> 19 & 1;
+    if (c >> 27 & 1) __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) wide = b;
+    if (one == &level_avx2) return (saved & 0x06) == 0x06 && wide >> 5 & 1;
+    /* F, DQ, BW, VL; registers: upper halves, masks, upper 16. */
+    return (saved & 0xE6) == 0xE6 && wide >> 16 & 1 && wide >> 17 & 1 && wide >> 30 & 1 && wide >> 31;
+}
+#endif
+
 static int works_here(const level *one) {
 #ifdef X86_LEVELS
-    __builtin_cpu_init();
-    if (one == &level_avx512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (one == &level_avx2) return __builtin_cpu_supports("avx2") != 0;
-    if (one == &level_sse41) return __builtin_cpu_supports("sse4.1") != 0;
+    if (one != &level_plain) return x86_supports(one);
 #endif
     return one == &level_plain;
 }

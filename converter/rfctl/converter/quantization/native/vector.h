@@ -18,7 +18,10 @@
 #define TO_INT _mm_castps_si128
 #define TO_FLOAT _mm_castsi128_ps
 #endif
-#define PARTS for (int part = 0; part < LANES; part += VECTOR)
+/* Two registers of lanes at a time: the latency of one hides behind the other. */
+#define PAIRS for (int part = 0; part < LANES; part += 2 * VECTOR)
+#define BOTH for (int h = 0; h < 2; h++)
+#define PLACE (part + h * VECTOR)
 
 INLINE void AT(spread)(int n, int used, const float *RESTRICT rows, ROW *RESTRICT x) {
     for (int k = 0; k < used; k += 4)
@@ -43,52 +46,70 @@ INLINE V AT(nearest_all)(V value, int low, int high) {
 
 INLINE void AT(affine_sums)(int n, int top, ROW *RESTRICT x, ROW *RESTRICT w, const float *step, const float *base,
                             ROW *RESTRICT code, float *sum_l, float *sum_ll, float *sum_lx) {
-    PARTS {
-        const V st = OP(load_ps)(step + part), ba = OP(load_ps)(base + part);
-        V l = OP(setzero_ps)(), ll = l, lx = l;
-        for (int i = 0; i < n; i++) {
-            const V v = OP(load_ps)(x[i] + part);
-            const V c = AT(nearest_all)(OP(mul_ps)(st, OP(sub_ps)(v, ba)), 0, top);
-            const V wc = OP(mul_ps)(OP(load_ps)(w[i] + part), c);
-            OP(store_ps)(code[i] + part, c);
-            l = OP(add_ps)(l, wc);
-            ll = OP(add_ps)(ll, OP(mul_ps)(wc, c));
-            lx = OP(add_ps)(lx, OP(mul_ps)(wc, v));
+    PAIRS {
+        V st[2], ba[2], l[2], ll[2], lx[2];
+        BOTH {
+            st[h] = OP(load_ps)(step + PLACE);
+            ba[h] = OP(load_ps)(base + PLACE);
+            l[h] = ll[h] = lx[h] = OP(setzero_ps)();
         }
-        OP(store_ps)(sum_l + part, l);
-        OP(store_ps)(sum_ll + part, ll);
-        OP(store_ps)(sum_lx + part, lx);
+        for (int i = 0; i < n; i++)
+            BOTH {
+                const V v = OP(load_ps)(x[i] + PLACE);
+                const V c = AT(nearest_all)(OP(mul_ps)(st[h], OP(sub_ps)(v, ba[h])), 0, top);
+                const V wc = OP(mul_ps)(OP(load_ps)(w[i] + PLACE), c);
+                OP(store_ps)(code[i] + PLACE, c);
+                l[h] = OP(add_ps)(l[h], wc);
+                ll[h] = OP(add_ps)(ll[h], OP(mul_ps)(wc, c));
+                lx[h] = OP(add_ps)(lx[h], OP(mul_ps)(wc, v));
+            }
+        BOTH {
+            OP(store_ps)(sum_l + PLACE, l[h]);
+            OP(store_ps)(sum_ll + PLACE, ll[h]);
+            OP(store_ps)(sum_lx + PLACE, lx[h]);
+        }
     }
 }
 
 INLINE void AT(affine_error)(int n, int absolute, ROW *RESTRICT x, ROW *RESTRICT w, ROW *RESTRICT code,
                              const float *scale, const float *low, float *error) {
     const V magnitude = TO_FLOAT(OP(set1_epi32)(0x7FFFFFFF));
-    PARTS {
-        const V sc = OP(load_ps)(scale + part), lo = OP(load_ps)(low + part);
-        V sum = OP(setzero_ps)();
-        for (int i = 0; i < n; i++) {
-            const V near = OP(add_ps)(OP(mul_ps)(sc, OP(load_ps)(code[i] + part)), lo);
-            const V off = OP(sub_ps)(near, OP(load_ps)(x[i] + part));
-            const V cost = absolute ? OP(and_ps)(off, magnitude) : OP(mul_ps)(off, off);
-            sum = OP(add_ps)(sum, OP(mul_ps)(OP(load_ps)(w[i] + part), cost));
+    PAIRS {
+        V sc[2], lo[2], sum[2];
+        BOTH {
+            sc[h] = OP(load_ps)(scale + PLACE);
+            lo[h] = OP(load_ps)(low + PLACE);
+            sum[h] = OP(setzero_ps)();
         }
-        OP(store_ps)(error + part, sum);
+        for (int i = 0; i < n; i++)
+            BOTH {
+                const V near = OP(add_ps)(OP(mul_ps)(sc[h], OP(load_ps)(code[i] + PLACE)), lo[h]);
+                const V off = OP(sub_ps)(near, OP(load_ps)(x[i] + PLACE));
+                const V cost = absolute ? OP(and_ps)(off, magnitude) : OP(mul_ps)(off, off);
+                sum[h] = OP(add_ps)(sum[h], OP(mul_ps)(OP(load_ps)(w[i] + PLACE), cost));
+            }
+        BOTH OP(store_ps)(error + PLACE, sum[h]);
     }
 }
 
 INLINE void AT(symmetric_sums)(int n, int half, ROW *RESTRICT x, ROW *RESTRICT w, ROW *RESTRICT wx,
                                const float *step, float *sum_lx, float *sum_ll) {
-    PARTS {
-        const V st = OP(load_ps)(step + part);
-        V lx = OP(setzero_ps)(), ll = lx;
-        for (int i = 0; i < n; i++) {
-            const V c = AT(nearest_all)(OP(mul_ps)(st, OP(load_ps)(x[i] + part)), -half, half - 1);
-            lx = OP(add_ps)(lx, OP(mul_ps)(OP(load_ps)(wx[i] + part), c));
-            ll = OP(add_ps)(ll, OP(mul_ps)(OP(mul_ps)(OP(load_ps)(w[i] + part), c), c));
+    PAIRS {
+        V st[2], lx[2], ll[2];
+        BOTH {
+            st[h] = OP(load_ps)(step + PLACE);
+            lx[h] = ll[h] = OP(setzero_ps)();
         }
-        OP(store_ps)(sum_lx + part, lx);
-        OP(store_ps)(sum_ll + part, ll);
+        for (int i = 0; i < n; i++)
+            BOTH {
+                const V c = AT(nearest_all)(OP(mul_ps)(st[h], OP(load_ps)(x[i] + PLACE)), -half, half - 1);
+                lx[h] = OP(add_ps)(lx[h], OP(mul_ps)(OP(load_ps)(wx[i] + PLACE), c));
+                ll[h] = OP(add_ps)(ll[h], OP(mul_ps)(OP(mul_ps)(OP(load_ps)(w[i] + PLACE), c), c));
+            }
+        BOTH {
+            OP(store_ps)(sum_lx + PLACE, lx[h]);
+            OP(store_ps)(sum_ll + PLACE, ll[h]);
+        }
     }
 }
 
@@ -96,4 +117,6 @@ INLINE void AT(symmetric_sums)(int n, int half, ROW *RESTRICT x, ROW *RESTRICT w
 #undef OP
 #undef TO_INT
 #undef TO_FLOAT
-#undef PARTS
+#undef PAIRS
+#undef BOTH
+#undef PLACE
