@@ -27,10 +27,12 @@ NOUNS: dict[str, dict[str, str]] = {
         "rm": "rfctl.cli.model:rm",
         "lint": "rfctl.cli.model_lint:lint",
         "verify": "rfctl.cli.model_verify:verify",
+        "gc": "rfctl.cli.model_gc:gc",
     },
     "kb": {
         "create": "rfctl.cli.kb:create",
         "upload": "rfctl.cli.kb_upload:upload",
+        "sync": "rfctl.cli.kb_sync:sync",
         "ls": "rfctl.cli.kb:ls",
         "show": "rfctl.cli.kb:show",
         "docs": "rfctl.cli.kb:docs",
@@ -68,6 +70,7 @@ NOUNS: dict[str, dict[str, str]] = {
 }
 VERBS: dict[str, str] = {
     "demo": "rfctl.cli.demo:demo",
+    "doctor": "rfctl.cli.doctor:doctor",
     "explain": "rfctl.cli.explain:explain",
 }
 
