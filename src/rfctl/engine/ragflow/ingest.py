@@ -2,8 +2,9 @@
 
 Deviations from RAGFlow v0.27.0: a PDF that cannot be read FAILs with the reason (RAGFlow leaves it RUNNING
 for ever); every chunk method works like `naive`; no OCR, layout model, keywords, questions, RAPTOR or
-GraphRAG; the same content twice in a document is one chunk. A document without text is DONE with no chunk, as
-in RAGFlow.
+GraphRAG; the same content twice in a document is one chunk; a chunk is never longer than the embedding model
+reads (RAGFlow and Ollama cut the rest off silently). A document without text is DONE with no chunk, as in
+RAGFlow.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfctl.core.error import RfctlError
-from rfctl.engine.ragflow import chunk_store, dataset_store, model
+from rfctl.engine.ragflow import chunk_store, dataset_store, limit, model
 from rfctl.engine.ragflow.state import State
 from rfctl.engine.text import chunk, extract, token
 
@@ -31,6 +32,8 @@ INDEXED = 0.9
 # Chunks stored in one transaction (each waits for the disk); the progress moves in between.
 STORE_BATCH = 4 * model.EMBED_BATCH
 TITLE_WEIGHT = 0.1
+# WordPiece makes up to this many tokens of one that `chunk.count_tokens` counts (names, code, numbers).
+_TOKENS_PER_COUNTED = 1.5
 _REPORT_SECONDS = 0.5
 # A progress report that takes longer means that the engine is going down.
 _WRITE_SECONDS = 60.0
@@ -141,7 +144,7 @@ async def ingest(run: Run, document: sqlite3.Row) -> None:
     await run.log("Task has been received.", 0.02, first=True)
     try:
         target = await _bind(run, document)
-        chunks = await _cut(run, document, config)
+        chunks = await _cut(run, document, config, target)
         if not chunks:
             await run.log(f"No chunk built from {document['name']}", INDEXED)
         else:
@@ -170,7 +173,9 @@ async def _bind(run: Run, document: sqlite3.Row) -> model.Target:
     return target
 
 
-async def _cut(run: Run, document: sqlite3.Row, config: dict[str, Any]) -> list[chunk.ChunkText]:
+async def _cut(
+    run: Run, document: sqlite3.Row, config: dict[str, Any], target: model.Target
+) -> list[chunk.ChunkText]:
     loop = asyncio.get_running_loop()
 
     def on_page(done: int, total: int) -> None:
@@ -197,7 +202,8 @@ async def _cut(run: Run, document: sqlite3.Row, config: dict[str, Any]) -> list[
     if not run.scope:
         run.scope = f"Page(1~{len(extraction.pages)}): "
         await run.log("Start to parse.", 0.05)
-    size = int(config.get("chunk_token_num") or chunk.DEFAULT_TOKENS)
+    readable = int((await limit.find(run.state, target)).context / _TOKENS_PER_COUNTED)
+    size = min(int(config.get("chunk_token_num") or chunk.DEFAULT_TOKENS), readable)
     cut = await asyncio.to_thread(chunk.split, extraction, size, config.get("delimiter") or "\n")
     await run.log("Finish parsing.", PARSED)
     chunks = list({piece.content: piece for piece in reversed(cut)}.values())[::-1]
