@@ -22,6 +22,8 @@ from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models
 from rfctl.ragflow_client.report import UploadReport
 from rfctl.ragflow_client.retrieval import Retrieval, search
 from rfctl.ragflow_client.server import Server, detect
+from rfctl.ragflow_client.sync import SyncReport, sync_folder
+from rfctl.ragflow_client.sync_plan import SyncPlan
 from rfctl.ragflow_client.transport import Api
 from rfctl.ragflow_client.upload import upload_files
 
@@ -130,6 +132,29 @@ class Ragflow:
             parse=parse,
             reads_scans=self.reads_scans(target),
             names=names,
+            patience=patience,
+            reporter=reporter,
+        )
+
+    def sync(
+        self,
+        target: Dataset,
+        folder: Path,
+        ledger_folder: Path,
+        *,
+        prune: bool = False,
+        approve: Callable[[SyncPlan], bool] = lambda _: True,
+        patience: Patience | None = None,
+        reporter: Reporter = SILENT,
+    ) -> SyncReport | None:
+        return sync_folder(
+            self.api,
+            target,
+            folder,
+            ledger_folder,
+            prune=prune,
+            reads_scans=self.reads_scans(target),
+            approve=approve,
             patience=patience,
             reporter=reporter,
         )

@@ -19,10 +19,14 @@ class Inventory:
         self.by_id: dict[str, Document] = {}
         self._by_root: dict[str, list[Document]] = defaultdict(list)
         for document in documents:
-            one = dataclasses.replace(document, log="")
-            self.by_id[one.id] = one
-            for root in {_root(one.name), one.name.casefold()}:
-                self._by_root[root].append(one)
+            self._add(dataclasses.replace(document, log=""))
+
+    def rename(self, id: str, name: str) -> None:
+        """Note that a document has another name now."""
+        document = self.by_id[id]
+        for root in _roots(document.name):
+            self._by_root[root].remove(document)
+        self._add(dataclasses.replace(document, name=name))
 
     def namesake(self, name: str) -> Document | None:
         """The document of this name; case does not matter, as for the server."""
@@ -33,6 +37,11 @@ class Inventory:
         """Documents whose names the server makes when `name` is taken."""
         return [one for one in self._by_root.get(name.casefold(), ()) if is_copy_name(one.name, name)]
 
+    def _add(self, document: Document) -> None:
+        self.by_id[document.id] = document
+        for root in _roots(document.name):
+            self._by_root[root].append(document)
 
-def _root(name: str) -> str:
-    return _COPY.sub("", name).casefold()
+
+def _roots(name: str) -> set[str]:
+    return {_COPY.sub("", name).casefold(), name.casefold()}

@@ -9,7 +9,7 @@ from typing import Literal
 from rfctl.core.error import PartlyDoneError, RfctlError
 from rfctl.ragflow_client.failure import Cause
 
-Status = Literal["parsed", "uploaded", "unchanged", "replaced", "failed"]
+Status = Literal["parsed", "uploaded", "unchanged", "replaced", "renamed", "failed"]
 
 
 @dataclass(frozen=True)
