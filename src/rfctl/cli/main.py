@@ -28,9 +28,11 @@ NOUNS: dict[str, dict[str, str]] = {
         "lint": "rfctl.cli.model_lint:lint",
         "verify": "rfctl.cli.model_verify:verify",
         "gc": "rfctl.cli.model_gc:gc",
+        "bundle": "rfctl.cli.model_bundle:bundle",
     },
     "kb": {
         "create": "rfctl.cli.kb:create",
+        "edit": "rfctl.cli.kb:edit",
         "upload": "rfctl.cli.kb_upload:upload",
         "sync": "rfctl.cli.kb_sync:sync",
         "ls": "rfctl.cli.kb:ls",
@@ -42,6 +44,7 @@ NOUNS: dict[str, dict[str, str]] = {
     "chat": {
         "create": "rfctl.cli.chat:create",
         "ask": "rfctl.cli.chat:ask",
+        "talk": "rfctl.cli.chat_talk:talk",
         "ls": "rfctl.cli.chat:ls",
         "rm": "rfctl.cli.chat:rm",
     },
