@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from rfctl.converter.encode import check_finite, encode_rows
 from rfctl.converter.expression import (
+    Blocks,
     Constant,
     Expression,
-    Join,
     RotaryRows,
     RowRange,
     Shift,
@@ -135,27 +135,20 @@ def test_transpose(rows: int, columns: int, step: int) -> None:
 
 
 @SETTINGS
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 20))
-def test_join(heights: list[int], columns: int, step: int) -> None:
-    rows = sum(heights)
-    values = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+@given(st.integers(1, 4), st.permutations(range(4)), st.integers(1, 5), st.integers(1, 20))
+def test_blocks(height: int, order: list[int], columns: int, step: int) -> None:
+    values = np.arange(4 * height * columns, dtype=np.float32).reshape(4 * height, columns)
     source, reader = make(values)
-    ends = np.cumsum(heights)
-    pieces = tuple(
-        RowRange(source, int(end) - height, int(end)) for height, end in zip(heights, ends, strict=True)
-    )
-    joined = Join(pieces[::-1])
-    wanted = np.concatenate(np.split(values, ends[:-1])[::-1])
-    assert joined.shape == (rows, columns)
-    assert np.array_equal(in_chunks(joined, reader, rows, step), wanted)
+    wanted = values.reshape(4, height, columns)[order[:3]].reshape(3 * height, columns)
+    moved = Blocks(source, height, tuple(order[:3]))
+    assert moved.shape == wanted.shape
+    assert np.array_equal(in_chunks(moved, reader, 3 * height, step), wanted)
 
 
-def test_join_of_vectors() -> None:
+def test_blocks_of_a_vector() -> None:
     values = np.arange(6, dtype=np.float32)
     source, reader = make(values)
-    assert np.array_equal(
-        Join((source, source)).load(reader, 0, 1), np.concatenate([values, values]).reshape(1, 12)
-    )
+    assert Blocks(source, 2, (2, 0)).load(reader, 0, 1).tolist() == [[4, 5, 0, 1]]
 
 
 def test_shift_is_in_float32() -> None:

@@ -237,31 +237,34 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Join:
-    """Expressions of equal columns and dtype one below the other (a fused q, k, v)."""
+class Blocks:
+    """Blocks of `height` rows (elements of a vector) in another order: block i of the output is block
+    `order[i]` of the source (fused q, k, v; rows that are cut off).
+    """
 
-    sources: tuple[Expression, ...]
+    source: Expression
+    height: int
+    order: tuple[int, ...]
 
     @property
     def dtype(self) -> str:
-        return self.sources[0].dtype
+        return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first = self.sources[0].shape
-        return (sum(source.shape[0] for source in self.sources), *first[1:])
+        return (self.height * len(self.order), *self.source.shape[1:])
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
-        if len(self.shape) == 1:
-            row = np.concatenate([source.load(reader, 0, 1) for source in self.sources], axis=1)
-            return row[begin:end]
-        pieces, start = [], 0
-        for source in self.sources:
-            height = count_rows(source.shape)
-            first, last = max(begin - start, 0), min(end - start, height)
-            if first < last:
-                pieces.append(source.load(reader, first, last))
-            start += height
+        if len(self.source.shape) == 1:
+            index = np.concatenate([np.arange(self.height) + block * self.height for block in self.order])
+            return self.source.load(reader, 0, 1)[:, index]
+        pieces = []
+        while begin < end:
+            block, inside = divmod(begin, self.height)
+            last = min(self.height, inside + end - begin)
+            start = self.order[block] * self.height
+            pieces.append(self.source.load(reader, start + inside, start + last))
+            begin += last - inside
         return np.concatenate(pieces)
 
 

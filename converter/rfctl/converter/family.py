@@ -173,6 +173,10 @@ class Family:
         """
         return {}
 
+    def prepare(self, source: ModelSource, hparams: HParams) -> HParams:
+        """The hyperparameters with what other files of the model say."""
+        return hparams
+
     def demand(self, hparams: HParams) -> None:
         """Raise RfctlError `model.config-invalid` for a setting that must be in config.json itself."""
 

@@ -53,14 +53,16 @@ def fill_defaults(config: Mapping[str, Any]) -> HParams:
     if entry is None:
         return HParams(config)
     defaults = dict(entry["defaults"])
+    computed = set(entry.get("null_is_filled", ()))
     for trigger, keys in entry.get("changes_with", {}).items():
         if trigger in config:
             # What is computed from the trigger is not the default's; what we do not compute is not known.
             defaults |= dict.fromkeys(keys)
+            computed.update(key for key in keys if key not in config)
     merged = HParams(table["base"] | defaults)
     spelling = entry.get("attribute_map", {})
     merged |= {spelling.get(key, key): value for key, value in config.items()}
-    for key in entry.get("null_is_filled", ()):
+    for key in sorted(computed):
         if merged.get(key) is None and key in _FILLED:
             try:
                 merged[key] = _FILLED[key](merged)

@@ -48,3 +48,8 @@ def sints(key: str, values: Sequence[int] | Any) -> KeyValue:
 def reals(key: str, values: Sequence[float] | Any) -> KeyValue:
     """An array of float32."""
     return KeyValue(key, ValueType.ARRAY, values, ValueType.FLOAT32)
+
+
+def flags(key: str, values: Sequence[bool]) -> KeyValue:
+    """An array of bools."""
+    return KeyValue(key, ValueType.ARRAY, [bool(value) for value in values], ValueType.BOOL)

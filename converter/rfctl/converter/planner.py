@@ -54,6 +54,7 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
     hparams = fill_defaults(source.config)
     family.demand(hparams)
     _refuse_quantized(source)
+    hparams = family.prepare(source, hparams)
     named = _name_tensors(source, family, hparams)
     _check_tensors(family, hparams, named)
     wanted = _choose_outtype(outtype, named)

@@ -10,6 +10,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from rfctl.converter.hparams import HParams
+from rfctl.converter.protobuf import list_fields
 from rfctl.converter.source import ModelSource
 from rfctl.converter.vocabulary import SPACE, TokenType, Vocabulary, check_size, is_special_looking
 from rfctl.core.error import RfctlError
@@ -18,6 +19,7 @@ MODEL_FILE = "tokenizer.model"
 _MAX_MODEL = 128 * 1024 * 1024
 _ADDED_SCORE = -1000.0
 _ABSENT_SCORE = -10000.0
+_NORMALIZER = _DUMMY_PREFIX = 3
 
 
 def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool = False) -> Vocabulary:
@@ -49,6 +51,17 @@ def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool 
             types[number] = TokenType.USER_DEFINED
         tokens[number], scores[number] = token, _ADDED_SCORE
     return Vocabulary("llama", "default", tokens, types, scores)
+
+
+def adds_dummy_prefix(source: ModelSource) -> bool:
+    """Does the model of `tokenizer.model` put a space in front of a text?
+
+    Fields: ModelProto.normalizer_spec (3), NormalizerSpec.add_dummy_prefix (3, true by default).
+    """
+    data = (source.path / MODEL_FILE).read_bytes()
+    normalizer = next((value for number, value in list_fields(data) if number == _NORMALIZER), b"")
+    fields = list_fields(normalizer) if isinstance(normalizer, bytes) else iter(())
+    return all(bool(value) for number, value in fields if number == _DUMMY_PREFIX)
 
 
 def _load(source: ModelSource) -> Any:

@@ -42,9 +42,9 @@ _LINEAR = (
 class Bert(Family):
     """BERT encoders."""
 
-    hf_architectures = ("BertModel", "BertForMaskedLM")
-    architecture = "bert"
-    block_prefix = "encoder.layer."
+    hf_architectures: ClassVar[tuple[str, ...]] = ("BertModel", "BertForMaskedLM")
+    architecture: ClassVar[str] = "bert"
+    block_prefix: ClassVar[str] = "encoder.layer."
     names: ClassVar[Mapping[str, str]] = {
         "embeddings.word_embeddings": "token_embd",
         "embeddings.position_embeddings": "position_embd",
@@ -62,7 +62,9 @@ class Bert(Family):
         "output.LayerNorm": "layer_output_norm",
     }
     float_names = frozenset({"position_embd.weight", "token_types.weight"})
-    block_required = tuple(f"{name}.{suffix}" for name in _LINEAR for suffix in ("weight", "bias"))
+    block_required: ClassVar[tuple[str, ...]] = tuple(
+        f"{name}.{suffix}" for name in _LINEAR for suffix in ("weight", "bias")
+    )
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
         return ("token_embd.weight", "position_embd.weight", "token_embd_norm.weight", "token_embd_norm.bias")
@@ -98,13 +100,16 @@ class Bert(Family):
         }
 
     def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
-        pairs = [*super().describe(source, hparams, file_type), flag("bert.attention.causal", False)]
+        pairs = [
+            *super().describe(source, hparams, file_type),
+            flag(f"{self.architecture}.attention.causal", False),
+        ]
         pooling = read_pooling(source)
         if pooling is not None:
-            pairs.append(uint("bert.pooling_type", pooling))
+            pairs.append(uint(f"{self.architecture}.pooling_type", pooling))
         labels = _read_labels(hparams)
         if labels:
-            pairs.append(texts("bert.classifier.output_labels", labels))
+            pairs.append(texts(f"{self.architecture}.classifier.output_labels", labels))
         return pairs
 
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:

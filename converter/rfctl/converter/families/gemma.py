@@ -29,8 +29,7 @@ from rfctl.converter.sentence import MODEL_FILE
 from rfctl.converter.source import ModelSource
 from rfctl.core.error import RfctlError
 
-# Tokens that CodeGemma uses; written for every Gemma 1.
-_FILL_IN = (("prefix", 67), ("suffix", 69), ("middle", 68), ("eot", 107))
+_TURN_END = 107
 _NORMS = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -81,7 +80,7 @@ class Gemma(Family):
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
         return [
             *describe_sentencepiece(source, hparams),
-            *(uint(f"tokenizer.ggml.{kind}_token_id", id) for kind, id in _FILL_IN),
+            uint("tokenizer.ggml.eot_token_id", _TURN_END),
             flag("tokenizer.ggml.add_space_prefix", False),
         ]
 

@@ -80,7 +80,7 @@ class Llama(Family):
     def generate(self, hparams: HParams) -> Iterable[tuple[str, Expression]]:
         rope = rope_parameters(hparams)
         if str(rope.get("rope_type", "")).lower() == "llama3":
-            yield "rope_freqs.weight", Constant(_rope_factors(rope, hparams))
+            yield "rope_freqs.weight", Constant(rope_factors(rope, hparams))
 
     def shapes(self, hparams: HParams) -> Mapping[str, tuple[int, ...]]:
         return decoder_shapes(hparams)
@@ -130,8 +130,8 @@ class Llama(Family):
         return [*vocabulary.list_pairs(), *special]
 
 
-def _rope_factors(
-    rope: Mapping[str, object], hparams: HParams
+def rope_factors(
+    rope: Mapping[str, object], hparams: HParams, default: float = 8.0
 ) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Frequency divisors of Llama 3's rope scaling, one per pair of dimensions (float32).
 
@@ -141,7 +141,7 @@ def _rope_factors(
     """
     try:
         base = float(rope.get("rope_theta", 10000.0))  # type: ignore[arg-type]
-        factor = float(rope.get("factor", 8.0))  # type: ignore[arg-type]
+        factor = float(rope.get("factor", default))  # type: ignore[arg-type]
         low = float(rope.get("low_freq_factor", 1.0))  # type: ignore[arg-type]
         high = float(rope.get("high_freq_factor", 4.0))  # type: ignore[arg-type]
         context = float(rope.get("original_max_position_embeddings", 8192))  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+from rfctl.converter.families.bert import read_pooling
 from rfctl.converter.families.common import (
     DECODER_BLOCK,
     DECODER_BLOCK_REQUIRED,
@@ -45,6 +46,7 @@ class Qwen2(Family):
     hf_architectures: ClassVar[tuple[str, ...]] = ("Qwen2ForCausalLM",)
     architecture: ClassVar[str] = "qwen2"
     block_prefix = "model.layers."
+    has_pooling: ClassVar[bool] = True  # an embedding model when there is a pooling module
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK
     block_required: ClassVar[tuple[str, ...]] = (
@@ -60,6 +62,13 @@ class Qwen2(Family):
     def shapes(self, hparams: HParams) -> Mapping[str, tuple[int, ...]]:
         return decoder_shapes(hparams)
 
+    def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
+        pairs = super().describe(source, hparams, file_type)
+        pooling = read_pooling(source) if self.has_pooling else None
+        if pooling is not None:
+            pairs.append(uint(f"{self.architecture}.pooling_type", pooling))
+        return pairs
+
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
         if source.has(MODEL_FILE):
             return describe_sentencepiece(source, hparams)
@@ -71,6 +80,7 @@ class Qwen2Moe(Qwen2):
 
     hf_architectures = ("Qwen2MoeForCausalLM",)
     architecture = "qwen2moe"
+    has_pooling = False
     numbered = (EXPERTS,)
     block_names: ClassVar[Mapping[str, str]] = {
         **MOE_BLOCK,
