@@ -1,0 +1,62 @@
+"""Checks of the machine itself. Requirements: RAGFlow v0.27 quickstart (cores, memory, disk, x86-64)."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+
+from rfctl.stack.check import Result, Verdict, check, fail, judge, ok, skip, warn
+from rfctl.stack.evidence import Evidence
+
+MIN_MAP_COUNT = 262144
+GB = 1000**3
+MIN_MEMORY, SMALL_MEMORY = 15.5 * GB, 10.5 * GB
+MIN_DISK, WARN_DISK = 10 * GB, 50 * GB
+MAX_SKEW_SECONDS = 60
+
+
+@check("host.cpu-arch")
+def cpu_arch(evidence: Evidence) -> Result:
+    machine = evidence.text("host.machine")
+    return judge(machine.lower() in ("x86_64", "amd64"), found=machine)
+
+
+@check("host.avx2")
+def avx2(evidence: Evidence) -> Result:
+    if evidence.fact("stack.env").get("DOC_ENGINE", "elasticsearch") != "infinity":
+        return skip("no-infinity")
+    return ok() if "avx2" in evidence.fact("host.cpu-flags") else fail("missing")
+
+
+@check("host.ram")
+def ram(evidence: Evidence) -> Result:
+    total = evidence.number("host.memory")
+    found = f"{total / GB:.1f} GB"
+    if total >= MIN_MEMORY:
+        return ok(found=found)
+    return (warn if total >= SMALL_MEMORY else fail)(found=found)
+
+
+@check("host.disk")
+def disk(evidence: Evidence) -> Result:
+    entry = evidence.fact("host.disk")
+    free = int(entry["free"])
+    verdict = Verdict.FAIL if free < MIN_DISK else Verdict.WARN
+    return judge(free >= WARN_DISK, otherwise=verdict, path=entry["path"], found=f"{free / GB:.1f} GB")
+
+
+@check("host.max-map-count", fixable=True)
+def max_map_count(evidence: Evidence) -> Result:
+    if evidence.text("platform") in ("windows", "darwin"):
+        return skip("not-linux")
+    if evidence.has("stack.env") and evidence.fact("stack.env").get("DOC_ENGINE", "") == "infinity":
+        return skip("no-elasticsearch")
+    found = evidence.number("host.max-map-count")
+    variant = "wsl" if evidence.text("platform") == "wsl" else ""
+    return judge(found >= MIN_MAP_COUNT, variant=variant, found=found, wanted=MIN_MAP_COUNT)
+
+
+@check("host.clock", after=("rag.reachable",))
+def clock(evidence: Evidence) -> Result:
+    sent = parsedate_to_datetime(evidence.reply("ragflow.ping").date).timestamp()
+    skew = round(abs(float(evidence.fact("host.time")) - sent))
+    return judge(skew < MAX_SKEW_SECONDS, otherwise=Verdict.WARN, found=skew)

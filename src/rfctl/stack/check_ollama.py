@@ -1,0 +1,170 @@
+"""Checks of the model server beside RAGFlow and of the models in it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import Any
+
+from rfctl.stack.check import Result, Verdict, check, fail, judge, ok, skip, warn
+from rfctl.stack.check_docker import version_tuple
+from rfctl.stack.check_network import is_loopback_address, listeners
+from rfctl.stack.evidence import Evidence
+
+MIN_VERSION = (0, 12, 0)
+MIN_CONTEXT = 8192
+MIN_FREE = 20 * 1000**3
+PORT = 11434
+
+
+@check("ollama.up")
+def up(evidence: Evidence) -> Result:
+    found = evidence.reply("ollama.version")
+    url = evidence.text("ollama.url")
+    if found.status == 0 and not evidence.fact("ollama.is-configured"):
+        return skip("no-ollama")
+    if found.status == 0:
+        return fail(
+            found.error if found.error in ("refused", "timeout", "name") else "", url=url, found=found.error
+        )
+    if found.status != 200:
+        return fail("status", url=url, found=found.status)
+    version = str(found.json()["version"])
+    # A build from source calls itself 0.0.0.
+    good = version_tuple(version) >= MIN_VERSION or version == "0.0.0"
+    return judge(good, otherwise=Verdict.WARN, variant="version", url=url, found=version)
+
+
+def _addresses(evidence: Evidence) -> list[str]:
+    return [address for address, port, _ in listeners(evidence.command("net.listeners").out) if port == PORT]
+
+
+@check("ollama.bind", after=("ollama.up",))
+def bind(evidence: Evidence) -> Result:
+    """Containers reach the host through the bridge, so a listener on loopback only is out of their reach."""
+    if not evidence.fact("stack.is-initialised"):
+        return skip("no-stack")
+    if not evidence.fact("ollama.is-local"):
+        return skip("remote-ollama")
+    if any("ollama" in name for name in evidence.fact("stack.addons")):
+        return skip("ollama-in-stack")
+    found = _addresses(evidence)
+    if not found:
+        return skip("no-listener")
+    return judge(not all(is_loopback_address(address) for address in found), found=", ".join(found))
+
+
+@check("ollama.public", after=("ollama.up",))
+def public(evidence: Evidence) -> Result:
+    if not evidence.fact("ollama.is-local"):
+        return skip("remote-ollama")
+    found = _addresses(evidence)
+    worst = []
+    for address in found:
+        if address in ("*", "0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+            worst.append(address)
+            continue
+        try:
+            if ipaddress.ip_address(address).is_global:
+                worst.append(address)
+        except ValueError:
+            continue
+    return judge(not worst, otherwise=Verdict.WARN, found=", ".join(worst or found) or "-")
+
+
+def _loaded(evidence: Evidence) -> list[dict[str, Any]]:
+    return list(evidence.reply("ollama.ps").json()["models"] or [])
+
+
+@check("ollama.gpu", after=("ollama.up",))
+def gpu(evidence: Evidence) -> Result:
+    models = _loaded(evidence)
+    if not models:
+        return skip("no-model-loaded")
+    if not evidence.fact("host.has-gpu"):
+        return skip("no-gpu-here")
+    slow = [str(model["name"]) for model in models if int(model.get("size_vram", 0)) < int(model["size"])]
+    return judge(not slow, otherwise=Verdict.WARN, found=", ".join(slow) or "-", total=len(models))
+
+
+@check("ollama.context", after=("ollama.up",))
+def context(evidence: Evidence) -> Result:
+    models = [model for model in _loaded(evidence) if "context_length" in model]
+    if not models:
+        return skip("no-model-loaded")
+    short = [
+        f"{model['name']} ({model['context_length']})"
+        for model in models
+        if int(model["context_length"]) < MIN_CONTEXT and "embed" not in str(model["name"])
+    ]
+    return judge(not short, otherwise=Verdict.WARN, found=", ".join(short) or "-", wanted=MIN_CONTEXT)
+
+
+@check("ollama.disk")
+def disk(evidence: Evidence) -> Result:
+    if not evidence.has("ollama.disk"):
+        return skip("no-ollama-folder")
+    entry = evidence.fact("ollama.disk")
+    free = int(entry["free"])
+    return judge(
+        free >= MIN_FREE, otherwise=Verdict.WARN, path=entry["path"], found=f"{free / 1000**3:.1f} GB"
+    )
+
+
+def _models(evidence: Evidence, capability: str) -> list[str]:
+    """Names of models that can do `capability`; servers that do not tell count by the name alone."""
+    names = []
+    for model in evidence.reply("ollama.tags").json()["models"] or []:
+        able = model.get("capabilities")
+        if able is None:
+            able = [
+                "embedding" if "embed" in str(model["name"]) or "bge" in str(model["name"]) else "completion"
+            ]
+        if capability in able:
+            names.append(str(model["name"]))
+    return names
+
+
+def _call(evidence: Evidence, name: str) -> Result | None:
+    if not evidence.has(name):
+        return None
+    found = evidence.reply(name)
+    if found.status == 200:
+        return None
+    detail = found.error
+    if found.body:
+        try:
+            detail = str(json.loads(found.body)["error"])
+        except (ValueError, KeyError, TypeError):
+            detail = found.body
+    return fail("call", found=detail[:200])
+
+
+@check("model.chat", after=("ollama.up",))
+def chat(evidence: Evidence) -> Result:
+    names = _models(evidence, "completion")
+    if not names:
+        return fail()
+    return _call(evidence, "ollama.chat") or ok("found", found=", ".join(names[:5]))
+
+
+@check("model.embed", after=("ollama.up",))
+def embed(evidence: Evidence) -> Result:
+    names = _models(evidence, "embedding")
+    if not names:
+        return warn()
+    if bad := _call(evidence, "ollama.embed"):
+        return bad
+    return ok("found", found=", ".join(names[:5]))
+
+
+@check("model.template", after=("model.chat",))
+def template(evidence: Evidence) -> Result:
+    """{"model": {"template": text, "parameters": text}} of `/api/show`."""
+    bare = []
+    for name, entry in evidence.fact("ollama.shown").items():
+        # Ollama's stand-in for a model without a template.
+        text = "".join(str(entry.get("template", "")).split())
+        if text in ("", "{{.Prompt}}"):
+            bare.append(name)
+    return judge(not bare, otherwise=Verdict.WARN, found=", ".join(bare) or "-")

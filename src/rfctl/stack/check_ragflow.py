@@ -1,0 +1,76 @@
+"""Checks of the RAGFlow server by HTTP. Routes: RAGFlow v0.25 and later (`/api/v1/system/*`)."""
+
+from __future__ import annotations
+
+from rfctl.stack.check import Result, Verdict, check, fail, judge, ok, skip, unknown, warn
+from rfctl.stack.check_docker import version_tuple
+from rfctl.stack.evidence import Evidence
+
+TESTED = ((0, 25), (0, 27))
+
+
+@check("rag.reachable")
+def reachable(evidence: Evidence) -> Result:
+    if not evidence.has("ragflow.url"):
+        return skip("no-ragflow")
+    found = evidence.reply("ragflow.ping")
+    url = evidence.text("ragflow.url")
+    if found.status == 0:
+        variant = found.error if found.error in ("refused", "timeout", "name") else ""
+        return fail(variant, url=url, found=found.error)
+    return judge(found.status == 200, variant="status", url=url, found=found.status)
+
+
+@check("rag.health", after=("rag.reachable",))
+def health(evidence: Evidence) -> Result:
+    """`/api/v1/system/healthz`: 200 or 500 with one word per service, and `_meta` with details."""
+    reply = evidence.reply("ragflow.healthz")
+    if reply.status == 404:
+        return unknown("/api/v1/system/healthz: 404")
+    found = reply.json()
+    bad = [name for name in ("db", "redis", "doc_engine", "storage") if name in found and found[name] != "ok"]
+    return judge(not bad and found.get("status") == "ok", found=", ".join(bad) or str(found.get("status")))
+
+
+@check("rag.scheme")
+def scheme(evidence: Evidence) -> Result:
+    """nginx answers but the API process was never started: API_PROXY_SCHEME is not set to python."""
+    if not evidence.has("ragflow.web"):
+        return skip("no-stack")
+    web, api = evidence.reply("ragflow.web"), evidence.reply("ragflow.ping")
+    if web.status == 0:
+        return skip("no-web")
+    return judge(api.status not in (0, 502), found=api.error or api.status)
+
+
+@check("rag.default-admin", after=("rag.reachable",))
+def default_admin(evidence: Evidence) -> Result:
+    if not evidence.has("ragflow.default-login"):
+        return skip("no-login-try")
+    found = evidence.reply("ragflow.default-login")
+    logged_in = found.status == 200 and found.json().get("code") == 0
+    return fail("open") if logged_in else ok()
+
+
+@check("rag.api-key", after=("rag.reachable",))
+def api_key(evidence: Evidence) -> Result:
+    if not evidence.has("ragflow.datasets"):
+        return skip("no-api-key")
+    found = evidence.reply("ragflow.datasets")
+    code = found.json().get("code") if found.status == 200 else found.status
+    if code == 0:
+        return ok(found=code)
+    # 109: RAGFlow's code for a wrong or missing key; 401: in front of it.
+    return (fail if code in (109, 401) else warn)("" if code in (109, 401) else "other", found=code)
+
+
+@check("rag.version", after=("rag.reachable",))
+def version(evidence: Evidence) -> Result:
+    reply = evidence.reply("ragflow.version")
+    if reply.status == 401:
+        return skip("no-api-key")
+    found = str(reply.json()["data"])
+    number = version_tuple(found)[:2]
+    if number < TESTED[0]:
+        return fail("old", found=found)
+    return judge(number <= TESTED[1], otherwise=Verdict.WARN, found=found)

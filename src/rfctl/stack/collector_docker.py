@@ -1,0 +1,136 @@
+"""Evidence from the Docker client: the engine, the project's containers, their logs and their own view."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rfctl.core.redact import redact
+from rfctl.stack.child import Capture, run
+from rfctl.stack.project import Project, pins
+
+SECONDS = 3.0
+CONTAINER_OLLAMA = "http://host.docker.internal:11434"
+_CORE_IMAGES = ("ragflow", "es01", "mysql", "minio", "redis")
+
+
+def collect_docker(
+    project: Project, environment: Mapping[str, str], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Nothing of it starts or changes a container. known: the host's facts (`stack.*`)."""
+
+    def docker(*arguments: str, seconds: float = SECONDS) -> Capture:
+        found = run(["docker", *arguments], timeout=seconds, environment=environment)
+        return Capture(found.state, found.code, redact(found.out), redact(found.err))
+
+    path = shutil.which("docker", path=environment.get("PATH")) or ""
+    values: dict[str, Any] = {"docker.path": path}
+    if not path:
+        return values | {"docker.version": Capture("missing")}
+    with ThreadPoolExecutor(2) as pool:
+        compose = pool.submit(docker, "compose", "version", "--short")
+        values["docker.version"] = docker("version", "--format", "json")
+        values["docker.compose"] = compose.result()
+    if known["stack.is-initialised"]:
+        values["stack.images"] = _images(known["stack.addons"])
+    if not _answers(values["docker.version"]):
+        return values
+    name = known["stack.project"]
+    label = f"label=com.docker.compose.project={name}"
+    questions: dict[str, tuple[str, ...]] = {
+        "docker.info": ("info", "--format", "json"),
+        "docker.contexts": ("context", "ls", "--format", "json"),
+        "docker.images": ("images", "--format", "json"),
+        "docker.ps": ("ps", "-a", "--filter", label, "--format", "json"),
+        "docker.volumes": ("volume", "ls", "--format", "json"),
+    }
+    # Clients before 23.0 take "json" for a template: they print the word.
+    legacy = _client_major(values["docker.version"]) < 23
+    if legacy:
+        questions = {
+            key: tuple("{{json .}}" if part == "json" else part for part in parts)
+            for key, parts in questions.items()
+        }
+    with ThreadPoolExecutor(len(questions)) as pool:
+        futures = {key: pool.submit(docker, *parts) for key, parts in questions.items()}
+        values |= {key: future.result() for key, future in futures.items()}
+    values["docker.engine-binary"] = shutil.which("dockerd", path=environment.get("PATH")) is not None
+    return values | _containers(docker, values["docker.ps"], known)
+
+
+def _containers(docker: Any, listed: Capture, known: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [json.loads(line) for line in listed.out.splitlines() if line.startswith("{")]
+    ids = [str(row["ID"]) for row in rows if row.get("ID")]
+    if not ids:
+        return {"docker.inspect": Capture("done")}
+    inspected: Capture = docker("inspect", *ids)
+    by_service = {}
+    document = json.loads(inspected.out) if inspected.is_ok else []
+    for container in document:
+        # Environments hold passwords; no check needs them.
+        container.get("Config", {}).pop("Env", None)
+        labels = container.get("Config", {}).get("Labels") or {}
+        by_service[labels.get("com.docker.compose.service", "")] = str(container["Id"])
+    values: dict[str, Any] = {
+        "docker.inspect": Capture(inspected.state, inspected.code, json.dumps(document), inspected.err),
+        "stack.ports": _own_ports(known["stack.ports"], document),
+    }
+    questions: dict[str, tuple[str, ...]] = {}
+    if ragflow := by_service.get("ragflow"):
+        addons = known["stack.addons"]
+        url = "http://ollama:11434" if any(name.startswith("ollama") for name in addons) else CONTAINER_OLLAMA
+        values["container.ollama-url"] = url
+        questions["container.ollama"] = (
+            "exec", ragflow, "curl", "-sS", "-m", "2", "--noproxy", "*", f"{url}/api/version",
+        )  # fmt: skip
+        questions["docker.log.ragflow"] = ("logs", "--tail", "300", ragflow)
+        questions["docker.log.ragflow-recent"] = ("logs", "--since", "5m", "--tail", "2000", ragflow)
+    if mysql := by_service.get("mysql"):
+        questions["docker.log.mysql"] = ("logs", "--tail", "300", mysql)
+    if es := by_service.get("es01"):
+        script = (
+            'curl -sS -m 2 -u "elastic:$ELASTIC_PASSWORD" '
+            '"http://127.0.0.1:9200/_all/_settings?filter_path=*.settings.index.blocks"'
+        )
+        questions["container.es-blocks"] = ("exec", es, "sh", "-c", script)
+    if questions:
+        with ThreadPoolExecutor(len(questions)) as pool:
+            futures = {key: pool.submit(docker, *parts) for key, parts in questions.items()}
+            values |= {key: future.result() for key, future in futures.items()}
+    return values
+
+
+def _own_ports(states: Mapping[str, str], document: list[dict[str, Any]]) -> dict[str, str]:
+    own = {
+        str(entry["HostPort"])
+        for container in document
+        for entries in (container.get("NetworkSettings", {}).get("Ports") or {}).values()
+        for entry in entries or ()
+    }
+    return {port: "ours" if port in own else state for port, state in states.items()}
+
+
+def _images(addons: list[str]) -> list[str]:
+    images = pins()["images"]
+    names = list(_CORE_IMAGES)
+    names += ["ollama"] if any(name.startswith("ollama") for name in addons) else []
+    names += ["tei"] if "tei" in addons else []
+    names += ["caddy"] if "tls" in addons else []
+    return [images[name] for name in names]
+
+
+def _answers(version: Capture) -> bool:
+    try:
+        return bool(json.loads(version.out)["Server"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _client_major(version: Capture) -> int:
+    try:
+        return int(str(json.loads(version.out)["Client"]["Version"]).partition(".")[0])
+    except (ValueError, KeyError, TypeError):
+        return 23

@@ -1,0 +1,175 @@
+"""Up, down, status and logs of the stack.
+
+`docker compose up --wait` answers 0 for a service in a crash loop that has no health check of its own, so the
+restart counts and out-of-memory marks of every container are read afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rfctl.core.error import RfctlError, UnreachableError
+from rfctl.core.progress import SILENT, Reporter
+from rfctl.core.redact import redact
+from rfctl.stack.check_docker import json_lines, service_name
+from rfctl.stack.check_stack import describe
+from rfctl.stack.child import run
+from rfctl.stack.compose import Compose, explain
+from rfctl.stack.project import secret_faults
+
+UP_SECONDS = 1200.0
+DOWN_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """One container. state: Docker's word; health: "healthy", "unhealthy", "starting" or "" (no check);
+    fault: "" or one of oom, instruction, bootstrap, loop, stopped, unhealthy, starting."""
+
+    name: str
+    state: str
+    health: str
+    restarts: int
+    ports: str
+    fault: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """running: there are containers and none has a fault."""
+
+    running: bool
+    web_url: str
+    api_url: str
+    services: tuple[Service, ...]
+
+
+def web_url(values: dict[str, str]) -> str:
+    """Address of the web UI for this machine."""
+    host = values.get("RFCTL_BIND", "127.0.0.1")
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{values.get('RFCTL_WEB_PORT', '8080')}"  # noqa: S104
+
+
+def api_url(values: dict[str, str]) -> str:
+    """Address of RAGFlow's API for this machine."""
+    host = values.get("RFCTL_BIND", "127.0.0.1")
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{values.get('RFCTL_API_PORT', '9380')}"  # noqa: S104
+
+
+def up(
+    compose: Compose, *, timeout: float = UP_SECONDS, executors: int = 0, reporter: Reporter = SILENT
+) -> Status:
+    """Start everything and return when all of it is healthy.
+
+    Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RfctlError with an id of the failure
+    (`stack.secret-missing`, `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
+    """
+    values = compose.project.read()
+    if faults := secret_faults(values):
+        raise RfctlError(
+            "stack.secret-missing",
+            name=", ".join(sorted(faults)),
+            detail=", ".join(sorted(set(faults.values()))),
+        )
+    arguments = ["up", "-d", "--wait", "--wait-timeout", str(round(timeout))]
+    if executors:
+        arguments += ["--scale", f"executor={executors}"]
+    with reporter.stage("stack.bringing-up", unit="seconds"):
+        found = compose.call(*arguments, timeout=timeout + 60)
+    if not found.is_ok:
+        general = explain(found, timeout=timeout)
+        # A container that died explains more than Compose's word about it.
+        if general.id in ("stack.failed", "stack.timeout"):
+            _raise_for_faults(compose, patient=True)
+        raise general
+    _raise_for_faults(compose)
+    return status(compose)
+
+
+def down(compose: Compose, *, timeout: float = DOWN_SECONDS) -> bool:
+    """Stop and remove the containers; volumes stay. False when nothing was there. Raises RfctlError."""
+    had = bool(_ids(compose))
+    compose.ask("down", "--remove-orphans", timeout=timeout)
+    return had
+
+
+def status(compose: Compose) -> Status:
+    """What the containers are doing. Raises RfctlError as `up` does."""
+    values = compose.project.read()
+    services = tuple(sorted(_services(compose), key=lambda service: service.name))
+    running = bool(services) and not any(service.fault for service in services)
+    return Status(running, web_url(values), api_url(values), services)
+
+
+def logs(compose: Compose, *, service: str = "", lines: int = 100) -> list[str]:
+    """The last lines of one service or of all, redacted. Raises RfctlError."""
+    arguments = ["logs", "--no-color", "--tail", str(lines)]
+    text = compose.ask(*arguments, *([service] if service else []))
+    secrets = [value for name, value in compose.project.read().items() if secret_like(name) and value]
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return redact(text).splitlines()
+
+
+def secret_like(name: str) -> bool:
+    """Whether a setting of that name holds a secret."""
+    return any(word in name for word in ("PASSWORD", "SECRET", "TOKEN"))
+
+
+def _ids(compose: Compose) -> list[str]:
+    text = compose.ask("ps", "-a", "--format", "json")
+    return [str(row.get("ID") or row.get("Name")) for row in json_lines(text)]
+
+
+def _services(compose: Compose) -> list[Service]:
+    ids = _ids(compose)
+    if not ids:
+        return []
+    found = run(["docker", "inspect", *ids], timeout=30, environment=compose.environment)
+    if not found.out.strip():
+        raise explain(found)
+    return [_service(container) for container in json.loads(found.out)]
+
+
+def _service(container: dict[str, object]) -> Service:
+    state: dict[str, object] = container["State"]  # type: ignore[assignment]
+    fault, detail = describe(container)
+    health = state.get("Health") or {}
+    network: dict[str, object] = container.get("NetworkSettings") or {}  # type: ignore[assignment]
+    published: dict[str, Sequence[dict[str, str]] | None] = network.get("Ports") or {}  # type: ignore[assignment]
+    ports = sorted(
+        {
+            f"{entry['HostIp']}:{entry['HostPort']}"
+            for entries in published.values()
+            for entry in entries or ()
+        }
+    )
+    return Service(
+        name=service_name(container),
+        state=str(state.get("Status", "")),
+        health=str(health.get("Status", "")) if isinstance(health, dict) else "",
+        restarts=int(str(container.get("RestartCount", 0))),
+        ports=", ".join(ports),
+        fault=fault,
+        detail=redact(detail),
+    )
+
+
+def _raise_for_faults(compose: Compose, *, patient: bool = False) -> None:
+    """Raises the error of the first container with a fault; `patient`: wait a moment for one to show."""
+    deadline = time.monotonic() + (5 if patient else 0)
+    while True:
+        faulty = [service for service in _services(compose) if service.fault]
+        order = ("oom", "instruction", "bootstrap", "loop", "unhealthy", "stopped", "starting")
+        for fault in order:
+            for service in faulty:
+                if service.fault == fault and (fault != "starting" or time.monotonic() >= deadline):
+                    kind = UnreachableError if fault == "starting" else RfctlError
+                    raise kind(f"stack.{fault}", service=service.name, detail=service.detail)
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(0.5)
