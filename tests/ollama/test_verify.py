@@ -136,13 +136,10 @@ def test_training_templates_are_complete_and_belong_to_families() -> None:
     assert {"qwen", "llama3", "deepseek3", "mistral", "gemma", "phi4", "glm4"} <= set(training_templates())
     for template in training_templates().values():
         assert "{content}" in template.user
-        assert template.family in families() or template.family in PENDING
+        assert template.family in families()
     with pytest.raises(UsageError) as caught:
         find_training_template("nonsense")
     assert "qwen3" in str(caught.value.params["known"])
-
-
-PENDING = {"qwen3", "glm4", "baichuan2", "minicpm", "gpt-oss", "vicuna", "phi4"}
 
 
 @pytest.mark.parametrize(
