@@ -1,4 +1,4 @@
-"""The Go templates of `modelfiles/` against the Jinja form of their families, and against the trained form."""
+"""The Go templates of `modelfiles/` against the Jinja of their families, and against the trained form."""
 
 from __future__ import annotations
 
