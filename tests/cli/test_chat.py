@@ -105,3 +105,62 @@ def test_a_model_that_fails_is_an_error(chat: Run) -> None:
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("error[chat.model-failed]: helper could not answer: a model failed\n")
     assert result.err.splitlines()[1].startswith("  why: ")
+
+
+def test_nothing_found_is_said_by_nobody_but_us(chat: Run) -> None:
+    question = "zzzz qqqq xxxx"
+    engine = chat.__dict__["engine"]
+    chat("chat", "create", "fixed", "--kb", "docs")
+    asked = len([kind for kind, _ in engine.double.requests if kind == "chat"])
+    result = chat("chat", "ask", "fixed", question, "-q")
+    assert result.out == (
+        "Nothing about this was found in the knowledge base.\n\nNo passage was found for this question\n"
+    )
+    assert len([kind for kind, _ in engine.double.requests if kind == "chat"]) == asked
+    chat("chat", "create", "zh", "--kb", "docs", "--lang", "zh")
+    assert chat("chat", "ask", "zh", question, "-q").out.startswith("知识库中没有找到相关内容。\n")
+    chat("chat", "create", "free", "--kb", "docs", "--empty-response", "")
+    engine.double.answer = "I guess."
+    assert chat("chat", "ask", "free", question, "-q").out.startswith("I guess.\n")
+
+
+def test_talk_goes_on_in_one_session(chat: Run) -> None:
+    lines = "What is the launch code name?\n\n/history\n/nonsense\n/help\n/quit\nnever asked\n"
+    result = chat("chat", "talk", stdin=lines)
+    assert result.code == 0
+    answer = "The launch code name is Heron. [1]"
+    printed = result.out.splitlines()
+    assert printed[:2] == [answer, "Sources:"]
+    assert printed[2].startswith("  [1] handbook.pdf, page 1  (0.")
+    assert printed[-3:] == [
+        "> What is the launch code name?",
+        "The launch code name is Heron. [1]",
+        "/history shows what was said, /new begins a new conversation, /quit ends",
+    ]
+    assert "never asked" not in result.out
+    notes = result.err.splitlines()
+    assert notes[0] == "No assistant yet: created docs over docs"
+    assert notes[1] == "docs is listening. /help lists the commands, /quit ends."
+    assert "warning: There is no command /nonsense; /help lists them" in notes
+    session = notes[-1].split()[-1]
+    resumed = chat("chat", "talk", "--session", session, "--json", stdin="And its mascot?")
+    document = json.loads(resumed.out)
+    assert (document["session_id"], len(document["turns"])) == (session, 1)
+    assert document["turns"][0]["sources"][0]["document"]
+    history = chat("chat", "talk", "--session", session, "-q", stdin="").out
+    assert [line for line in history.splitlines() if line.startswith("> ")] == [
+        "> What is the launch code name?",
+        "> And its mascot?",
+    ]
+    for wrong in ("nonsense", "0" * 32):
+        assert chat("chat", "talk", "--session", wrong, stdin="").code == 2
+
+
+def test_talk_survives_a_model_that_fails(chat: Run) -> None:
+    chat("chat", "create", "helper", "--kb", "docs", "--model", "smollm2:135m")
+    models = chat.__dict__["engine"].double
+    models.models = {name: entry for name, entry in models.models.items() if name != "smollm2:135m"}
+    result = chat("chat", "talk", "helper", "-q", stdin="What is the launch code name?\n/help\n")
+    assert result.code == 1
+    assert result.out.startswith("/history")
+    assert result.err.startswith("error[chat.model-failed]: ")

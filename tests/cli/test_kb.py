@@ -266,3 +266,31 @@ def test_a_folder_a_pattern_and_standard_input(kb: Run, tmp_path: Path) -> None:
     assert (document["path"], document["name"], document["status"]) == ("-", "note.txt", "parsed")
     for arguments in (("-",), ("-", "--name", "a/b.txt"), ("papers/one.txt", "--name", "x.txt")):
         assert kb("kb", "upload", *arguments, stdin="x").code == 2
+
+
+def test_edit_changes_only_what_is_given(kb: Run) -> None:
+    made = kb("kb", "create", "docs", "--chunk-tokens", "64", "--pages", "1-3,5", "--auto-keywords", "2")
+    assert made.code == 0
+    assert kb("kb", "upload", "manuals/note.txt", "-q").code == 0
+
+    def config() -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(kb("kb", "show", "--json").out)["knowledge_base"]
+        return shown
+
+    assert config()["parser_config"]["pages"] == [[1, 4], [5, 6]]
+    result = kb("kb", "edit", "docs", "--layout", "Plain Text", "--name", "papers", "--pages", "all")
+    assert (result.code, result.out) == (0, "Changed the knowledge base papers\n")
+    assert result.err == (
+        "1 documents keep what they were cut into; rfctl kb sync DIR parses its documents anew\n"
+    )
+    stored = config()
+    assert stored["name"] == "papers"
+    assert (stored["parser_config"]["layout_recognize"], stored["parser_config"]["pages"]) == (
+        "Plain Text",
+        None,
+    )
+    assert (stored["parser_config"]["chunk_token_num"], stored["parser_config"]["auto_keywords"]) == (64, 2)
+    again = kb("kb", "edit", "papers", "--layout", "Plain Text", "--no-raptor")
+    assert again.out == "The knowledge base papers is so already\n"
+    for wrong in ((), ("--pages", "3-"), ("--pages", "5-2"), ("--chunk-method", "x"), ("--layout", " ")):
+        assert kb("kb", "edit", "papers", *wrong).code == 2

@@ -10,8 +10,8 @@ from typing import Any
 from rfctl.core.error import RfctlError, UsageError
 from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.failure import ServerError, shorten
-from rfctl.ragflow_client.record import check_ids, mapping, record, records, text
-from rfctl.ragflow_client.reference import MarkWriter, Source, number_sources
+from rfctl.ragflow_client.record import check_ids, is_id, mapping, record, records, text
+from rfctl.ragflow_client.reference import MarkWriter, Source, number_sources, plain_marks
 from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
 
 _ERROR = "**ERROR**"
@@ -27,6 +27,14 @@ class Session:
     id: str
     name: str
     chat_id: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. role: "user" or "assistant"."""
+
+    role: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,26 @@ def list_sessions(api: Api, chat: Chat) -> tuple[Session, ...]:
     path = f"/chats/{_id(chat.id)}/sessions"
     rows = records(api.call("GET", path, params={"page": 1, "page_size": 100}), path)
     return tuple(Session(text(row, "id"), text(row, "name"), chat.id) for row in rows)
+
+
+def find_session(api: Api, chat: Chat, id: str) -> Session:
+    """The conversation with this id. Raises UsageError `chat.session-unknown`."""
+    if is_id(id):
+        try:
+            path = f"/chats/{_id(chat.id)}/sessions/{id}"
+            row = record(api.call("GET", path), path)
+            return Session(text(row, "id"), text(row, "name"), chat.id)
+        except ServerError as error:
+            if error.id not in ("ragflow.refused", "ragflow.not-yours"):
+                raise
+    raise UsageError("chat.session-unknown", id=id, name=chat.name)
+
+
+def read_messages(api: Api, session: Session) -> tuple[Message, ...]:
+    """What was said in a conversation, oldest first, marks as `[1]`. RAGFlow 0.25 and later."""
+    path = f"/chats/{_id(session.chat_id)}/sessions/{_id(session.id)}"
+    rows = records(record(api.call("GET", path), path).get("messages") or [], path)
+    return tuple(Message(text(row, "role"), plain_marks(text(row, "content"))) for row in rows)
 
 
 def remove_session(api: Api, session: Session) -> None:

@@ -12,7 +12,18 @@ from rfctl.core.progress import SILENT, Reporter
 from rfctl.ragflow_client import chat as chat_room
 from rfctl.ragflow_client import dataset as dataset_room
 from rfctl.ragflow_client import document as document_room
-from rfctl.ragflow_client.answer import SESSION_NAME, Answer, Session, ask, ask_stream, open_session
+from rfctl.ragflow_client.answer import (
+    SESSION_NAME,
+    Answer,
+    Message,
+    Session,
+    ask,
+    ask_stream,
+    find_session,
+    open_session,
+    read_messages,
+    remove_session,
+)
 from rfctl.ragflow_client.chat import Chat, ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, ParserOptions
 from rfctl.ragflow_client.document import Document
@@ -216,6 +227,15 @@ class Ragflow:
 
     def open_session(self, target: Chat, name: str = SESSION_NAME) -> Session:
         return open_session(self.api, target, name)
+
+    def find_session(self, target: Chat, id: str) -> Session:
+        return find_session(self.api, target, id)
+
+    def messages(self, session: Session) -> tuple[Message, ...]:
+        return read_messages(self.api, session)
+
+    def remove_session(self, session: Session) -> None:
+        remove_session(self.api, session)
 
     def ask(self, target: Chat, question: str, session: Session | None = None) -> Answer:
         return ask(self.api, target, question, session)

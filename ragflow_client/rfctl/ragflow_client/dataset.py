@@ -91,6 +91,34 @@ class ParserOptions:
         return config
 
 
+def read_options(dataset: Dataset) -> ParserOptions:
+    """The options that a dataset has now. A value of a wrong type reads as the default."""
+    config = dataset.parser_config
+    default = ParserOptions()
+    ranges = config.get("pages")
+    pages = [
+        (first, end - 1)
+        for first, end in (
+            entry for entry in (ranges if isinstance(ranges, list) else []) if _is_range(entry)
+        )
+    ]
+    return ParserOptions(
+        chunk_method=dataset.chunk_method or default.chunk_method,
+        chunk_tokens=whole(config, "chunk_token_num") or default.chunk_tokens,
+        delimiter=text(config, "delimiter") or default.delimiter,
+        layout=text(config, "layout_recognize") or default.layout,
+        auto_keywords=whole(config, "auto_keywords"),
+        auto_questions=whole(config, "auto_questions"),
+        pages=tuple(pages),
+        raptor=mapping(config.get("raptor")).get("use_raptor") is True,
+        graphrag=mapping(config.get("graphrag")).get("use_graphrag") is True,
+    )
+
+
+def _is_range(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(end, int) for end in entry)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A dataset as listed. embedding_model: "" when none was set; parser_config: the server's form."""
@@ -203,8 +231,11 @@ def edit_dataset(
         options.check()
         if options.chunk_method != dataset.chunk_method:
             body["chunk_method"] = options.chunk_method
-        if not _covers(dataset.parser_config, options.to_config()):
-            body["parser_config"] = options.to_config()
+        config = options.to_config()
+        if dataset.parser_config.get("pages") and not options.pages:
+            config["pages"] = None  # the server merges: what is left out stays
+        if not _covers(dataset.parser_config, config):
+            body["parser_config"] = config
     if not body:
         return dataset, False
     data = api.call("PUT", f"/datasets/{dataset.id}", json=body, repeatable=True)

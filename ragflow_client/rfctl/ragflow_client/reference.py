@@ -87,6 +87,12 @@ def number_sources(answer: str, chunks: Sequence[Mapping[str, Any]]) -> tuple[st
     return rewritten, sources
 
 
+def plain_marks(answer: str) -> str:
+    """The answer with `[ID:n]` as `[1]`, `[2]` where its sources are not at hand."""
+    order: list[int] = []
+    return _MARK.sub(lambda match: _number(match, order, len(answer)), answer).strip()
+
+
 class MarkWriter:
     """Passes streamed text on with `[ID:n]` already as `[1]`, `[2]`; a mark may arrive in pieces.
 

@@ -28,14 +28,21 @@ UNCITED_SHOWN = 3
 @click.option("--model", metavar="MODEL", default="")
 @click.option("--top-n", type=click.IntRange(1, 100), default=6, show_default=True)
 @click.option("--system", metavar="TEXT", default="")
-@click.option("--empty-response", metavar="TEXT", default="")
+@click.option("--empty-response", metavar="TEXT")
 def create(
-    app: App, name: str, kb: tuple[str, ...], model: str, top_n: int, system: str, empty_response: str
+    app: App,
+    name: str,
+    kb: tuple[str, ...],
+    model: str,
+    top_n: int,
+    system: str,
+    empty_response: str | None,
 ) -> None:
     """Create an assistant; one of that name that fits is left as it is."""
     from rfctl.ragflow_client.chat import SYSTEM, ChatOptions
 
-    options = ChatOptions(system=system or SYSTEM, top_n=top_n, empty_response=empty_response)
+    nothing = app.out.text("chat.empty-response") if empty_response is None else empty_response
+    options = ChatOptions(system=system or SYSTEM, top_n=top_n, empty_response=nothing)
     with app.ragflow() as ragflow:
         datasets = [ragflow.dataset(one) for one in kb] or [choose(app, ragflow, None)]
         chat, is_new = ragflow.create_chat(name, datasets, model=model, options=options)
@@ -68,7 +75,7 @@ def ask(app: App, words: tuple[str, ...], stream: bool) -> None:
     name = words[0] if len(words) == 2 else None
     begin = time.monotonic()
     with app.ragflow() as ragflow:
-        chat = _choose(app, ragflow, name)
+        chat = choose_chat(app, ragflow, name)
         if stream and app.out.is_human:
             answer = ragflow.ask_stream(chat, words[-1], app.out.piece)
             app.out.line()
@@ -126,9 +133,11 @@ def _print_passages(app: App, sources: Sequence[Source]) -> None:
         app.out.line(f"      {excerpt(source.content, 90)}")
 
 
-def _choose(app: App, ragflow: Ragflow, name: str | None) -> Chat:
+def choose_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
     """The assistant that is meant: the named one, the default, the only one, or a new one for the only
     knowledge base."""
+    from rfctl.ragflow_client.chat import ChatOptions
+
     wanted = name or app.settings.get("chat.default")
     if wanted:
         return ragflow.chat(wanted)
@@ -138,6 +147,7 @@ def _choose(app: App, ragflow: Ragflow, name: str | None) -> Chat:
     if chats:
         raise UsageError("chat.not-chosen", known=", ".join(one.name for one in chats))
     dataset = choose(app, ragflow, None)
-    chat, _ = ragflow.create_chat(dataset.name, [dataset])
+    options = ChatOptions(empty_response=app.out.text("chat.empty-response"))
+    chat, _ = ragflow.create_chat(dataset.name, [dataset], options=options)
     app.out.note("chat.made", name=chat.name, kb=dataset.name)
     return chat

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,28 +22,61 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "default"
 
 
+def parser_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a verb that sets how documents are cut; what is not given is None."""
+    for option in reversed(
+        (
+            click.option("--chunk-tokens", type=click.IntRange(1, 2048)),
+            click.option("--chunk-method", metavar="METHOD"),
+            click.option("--layout", metavar="NAME"),
+            click.option("--delimiter"),
+            click.option("--auto-keywords", type=click.IntRange(0, 32)),
+            click.option("--auto-questions", type=click.IntRange(0, 10)),
+            click.option("--pages", metavar="RANGES"),
+            click.option("--raptor/--no-raptor", default=None),
+            click.option("--graphrag/--no-graphrag", default=None),
+        )
+    ):
+        function = option(function)
+    return function
+
+
 @command("create")
 @click.argument("name")
 @click.option("--embedding-model", metavar="MODEL", default="")
-@click.option("--chunk-tokens", type=click.IntRange(1, 2048), default=512, show_default=True)
-@click.option("--chunk-method", metavar="METHOD", default="naive", show_default=True)
-@click.option("--layout", metavar="NAME", default="DeepDOC", show_default=True)
-@click.option("--delimiter", default="\n")
-@click.option("--auto-keywords", type=click.IntRange(0, 32), default=0, show_default=True)
-@click.option("--auto-questions", type=click.IntRange(0, 10), default=0, show_default=True)
-@click.option("--raptor", is_flag=True)
-@click.option("--graphrag", is_flag=True)
+@parser_options
 def create(app: App, name: str, embedding_model: str, **values: Any) -> None:
     """Create a knowledge base; one of that name that fits is left as it is."""
     from rfctl.ragflow_client.dataset import ParserOptions
 
     with app.ragflow() as ragflow:
         dataset, is_new = ragflow.create_dataset(
-            name, embedding_model=embedding_model, options=ParserOptions(**values)
+            name, embedding_model=embedding_model, options=ParserOptions(**_given(values))
         )
     app.out.report({"unchanged": not is_new, "knowledge_base": dataset})
     id = "kb.created" if is_new else "kb.exists"
     app.out.say(id, name=dataset.name, model=dataset.embedding_model)
+
+
+@command("edit")
+@click.argument("name")
+@click.option("--name", "new_name", metavar="NAME", default="")
+@parser_options
+def edit(app: App, name: str, new_name: str, **values: Any) -> None:
+    """Change the name or the parser settings of a knowledge base."""
+    from rfctl.ragflow_client.dataset import read_options
+
+    given = _given(values)
+    if not given and not new_name:
+        raise UsageError("kb.nothing-to-edit", name=name)
+    with app.ragflow() as ragflow:
+        dataset = ragflow.dataset(name)
+        options = dataclasses.replace(read_options(dataset), **given) if given else None
+        dataset, changed = ragflow.edit_dataset(dataset, name=new_name, options=options)
+    app.out.report({"unchanged": not changed, "knowledge_base": dataset})
+    app.out.say("kb.edited" if changed else "kb.not-edited", name=dataset.name)
+    if changed and given and dataset.document_count:
+        app.out.note("kb.edit-later", count=dataset.document_count)
 
 
 @command("ls")
@@ -151,6 +187,27 @@ def search(app: App, question: str, kb: tuple[str, ...], limit: int, threshold: 
         )
         app.out.line(f"[{source.number}] {place}  {scores}")
         app.out.line(f"    {excerpt(source.content)}")
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parser options that were given, ready for `ParserOptions`."""
+    given = {key: value for key, value in values.items() if value is not None}
+    if "pages" in given:
+        given["pages"] = _read_pages(given["pages"])
+    return given
+
+
+def _read_pages(text: str) -> tuple[tuple[int, int], ...]:
+    """ "1-10,15" as ((1, 10), (15, 15)), "all" as (). Raises UsageError `dataset.option-invalid`."""
+    if text.strip().lower() == "all":
+        return ()
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part)
+        if match is None:
+            raise UsageError("dataset.option-invalid", option="pages", value=text, allowed="1-10,15 / all")
+        ranges.append((int(match[1]), int(match[2] or match[1])))
+    return tuple(ranges)
 
 
 def choose(app: App, ragflow: Ragflow, name: str | None, *, folders: tuple[Path, ...] = ()) -> Dataset:
