@@ -281,7 +281,11 @@ class TestBuilding:
             found = load_native(tmp_path / "cache", compiler=compiler)
             assert isinstance(found, Missing) and "no such header" in found.reason
         assert count.read_text().count("x") == 2  # with and without GCC's own flags
-        assert [p.suffix for p in (tmp_path / "cache" / "kernel").iterdir()] == [".failed"]
+        (note,) = (tmp_path / "cache" / "kernel").iterdir()
+        assert note.suffix == ".failed"
+        os.utime(note, (0, 0))
+        load_native(tmp_path / "cache", compiler=compiler)
+        assert count.read_text().count("x") == 4  # a day later it is tried again
 
     def test_a_hanging_compiler_is_ended(self, tmp_path: Path) -> None:
         compiler = script(tmp_path / "cc", "exec sleep 60")
@@ -361,7 +365,7 @@ def test_a_killed_build_leaves_no_library(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         folder = tmp_path / "kernel"
-        for _ in range(200):
+        for _ in range(400):
             if folder.exists() and list(folder.glob(".*.partial")):
                 break
             threading.Event().wait(0.05)
@@ -369,3 +373,9 @@ def test_a_killed_build_leaves_no_library(tmp_path: Path) -> None:
             pytest.fail("the build did not start")
         process.kill()
     assert not list(folder.glob("*.so")) and list(folder.glob(".*.partial"))
+    for left in folder.glob(".*.partial"):
+        os.utime(left, (0, 0))
+    target = folder / next(folder.glob(".*.partial")).name[1:].rsplit(".", 2)[0]
+    with pytest.raises(build.BuildError):
+        build.compile_library(target, script(compiler, "exit 1"))
+    assert not list(folder.glob(".*.partial"))

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 SOURCES = ("quantize.c", "lanes.h", "loop.h", "vector.h")
@@ -65,6 +66,10 @@ def compile_library(target: Path, compiler: Path, timeout: float = TIMEOUT_S) ->
     the folder of `target` cannot be written.
     """
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*.partial"):
+        with contextlib.suppress(OSError):  # of a build that was killed; others may be at work right now
+            if time.time() - left.stat().st_mtime > 3 * TIMEOUT_S:
+                left.unlink()
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
     command = [str(compiler), *FLAGS, f'-DKERNEL_SOURCE="{source_id()}"']
     tail = ["-o", str(temporary), str(_FOLDER / SOURCES[0]), *([] if sys.platform == "win32" else ["-lm"])]

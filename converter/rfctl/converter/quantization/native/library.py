@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
 CONVERSIONS = {("BF16", "F32"): 0, ("F16", "F32"): 1, ("F32", "BF16"): 2, ("F32", "F16"): 3}
 _STORAGE = {"BF16": np.uint16, "F16": np.uint16, "F32": np.float32}
 _FOLDER = Path(__file__).parent
+_RETRY_AFTER_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ def load_native(cache: Path | None = None, *, compiler: Path | None = None) -> N
         return Missing(f"{compiler.name}: {error.strerror}")
     failed = path.with_suffix(".failed")
     if not path.exists():
-        if failed.exists():
-            return Missing(f"an earlier build failed: {_first_line(failed)}")
+        if (note := _recent_note(failed)) is not None:
+            return Missing(f"an earlier build failed: {note}")
         try:
             compile_library(path, compiler)
         except BuildError as error:
@@ -191,9 +193,15 @@ def _identify(compiler: Path) -> str:
     return hashlib.sha256(f"{real}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:12]
 
 
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline(500).strip()
+def _recent_note(path: Path) -> str | None:
+    """The first line of a note of less than a day; what failed on a busy machine may work later."""
+    try:
+        if time.time() - path.stat().st_mtime > _RETRY_AFTER_S:
+            return None
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline(500).strip()
+    except OSError:
+        return None
 
 
 def _need(array: npt.NDArray[Any], dtype: type, size: int) -> None:
