@@ -206,3 +206,22 @@ def test_a_server_of_an_unknown_version_is_a_warning(
     done = run("model", "push", str(folder), "tiny", "--no-verify")
     assert done.code == 0, done.err
     assert "It is not known whether the server (version 0.0.1) can load" in done.err
+
+
+def test_show_says_where_a_model_came_from(
+    run: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path
+) -> None:
+    builder = pytest.importorskip("builder")
+    folder = builder.build(
+        golden, json.loads((golden / "converter" / "cases" / "llama2-spm.json").read_text()), tmp_path
+    )
+    report = json.loads(run("model", "push", str(folder), "tiny", "--no-verify", "--json").out)
+    origin = json.loads(run("model", "show", "tiny:latest", "--json").out)["provenance"]
+    assert origin["path"] == str(folder.resolve())
+    assert origin["source_digest"] == report["source_digest"]
+    assert origin["reference"] == "llama.cpp b11434"
+    assert origin["outtype"] == "auto"
+    assert str(folder.resolve()) in run("model", "show", "tiny:latest").out
+    # What somebody else put under the name has another origin.
+    server.models["tiny:latest"]["digest"] = "e" * 64
+    assert json.loads(run("model", "show", "tiny:latest", "--json").out)["provenance"] == {}

@@ -14,6 +14,7 @@ from rfctl.core.error import RfctlError
 
 if TYPE_CHECKING:
     from rfctl.ollama.answer import ModelCard, ModelEntry
+    from rfctl.ollama.ledger import Entry
 
 EXIT_VERDICT = 5
 
@@ -52,12 +53,16 @@ def show(app: App, name: str, modelfile: bool) -> None:
     with app.ollama() as client:
         card = client.show(name)
         entry = client.find(name)
+        known = _find_origin(app, client.url, entry)
     if modelfile:
         app.out.result({"name": name, "modelfile": card.modelfile})
         app.out.piece(card.modelfile if card.modelfile.endswith("\n") else card.modelfile + "\n")
         return
-    app.out.report(_document(card, entry))
-    _print_card(app, card, entry)
+    origin: dict[str, object] = {}
+    if known is not None:
+        origin = {**known.provenance, "source_digest": known.source, "accepted": known.accepted}
+    app.out.report({**_document(card, entry), "provenance": origin})
+    _print_card(app, card, entry, known)
 
 
 @command("rm")
@@ -164,7 +169,16 @@ def _document(card: ModelCard, entry: ModelEntry | None) -> dict[str, object]:
     }
 
 
-def _print_card(app: App, card: ModelCard, entry: ModelEntry | None) -> None:
+def _find_origin(app: App, url: str, entry: ModelEntry | None) -> Entry | None:
+    """What was recorded when this very model was pushed from here, or None."""
+    from rfctl.cli.model_verify import LEDGER
+    from rfctl.ollama.ledger import Ledger
+
+    known = Ledger(app.directories.data / LEDGER).find(url, entry.name) if entry is not None else None
+    return known if known is not None and entry is not None and known.manifest == entry.digest else None
+
+
+def _print_card(app: App, card: ModelCard, entry: ModelEntry | None, known: Entry | None) -> None:
     settings = [
         f"{name} {value}"
         for name, values in card.parameters.items()
@@ -185,6 +199,12 @@ def _print_card(app: App, card: ModelCard, entry: ModelEntry | None) -> None:
         ("digest", entry.digest[:12] if entry is not None else "-"),
         ("blob", card.blob_digest[:12] or "-"),
     ]
+    if known is not None:
+        facts = known.provenance
+        made_by = [facts[key] for key in ("converter", "reference", "outtype") if key in facts]
+        rows += [("origin", facts["path"])] if "path" in facts else []
+        rows += [("converter", ", ".join(made_by))] if made_by else []
+        rows += [("accepted", known.accepted)] if known.accepted else []
     (title, first), *rest = [(app.out.text(f"ollama.column-{key}"), str(value)) for key, value in rows]
     app.out.table([title, first], rest)
 

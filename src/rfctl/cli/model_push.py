@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import shutil
 from dataclasses import fields, replace
@@ -68,6 +69,7 @@ def push_source(
         wishes,
         direct=direct,
         fall_back=via == "auto",
+        provenance=_describe_origin(source),
         ledger_path=ledger,
         verify=verify,
         reporter=app.reporter(),
@@ -150,6 +152,7 @@ def _push_directory(
     via: str,
 ) -> Push:
     from rfctl.converter import convert as conversion
+    from rfctl.converter.support import REFERENCE_BUILD
     from rfctl.ollama.ledger import Ledger, fingerprint_directory
     from rfctl.ollama.push import load_sketch, push_again, push_file, save_sketch
 
@@ -158,6 +161,12 @@ def _push_directory(
     fingerprint = fingerprint_directory(source, outtype.lower(), __version__)
     header = folder / f"{fingerprint}.header"
     gguf = folder / f"{default_name(source)}.gguf"
+    provenance = _describe_origin(source) | {
+        "source_fingerprint": fingerprint,
+        "outtype": outtype,
+        "converter": f"rfctl {__version__}",
+        "reference": f"llama.cpp {REFERENCE_BUILD}",
+    }
     if sketch := load_sketch(ledger, fingerprint, header, gguf.name):
         again = push_again(
             client,
@@ -165,6 +174,7 @@ def _push_directory(
             name,
             wishes,
             direct=direct,
+            provenance=provenance,
             ledger_path=ledger,
             verify=verify,
             reporter=reporter,
@@ -186,6 +196,7 @@ def _push_directory(
             wishes,
             direct=direct,
             fall_back=via == "auto",
+            provenance=provenance,
             ledger_path=ledger,
             verify=verify,
             reporter=reporter,
@@ -194,6 +205,12 @@ def _push_directory(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return pushed
+
+
+def _describe_origin(source: Path) -> dict[str, str]:
+    """What the ledger keeps of where a model came from."""
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"path": str(source.resolve()), "pushed": now, "rfctl": __version__}
 
 
 def _ask_to_replace(app: App, client: OllamaClient, name: str, ledger: Path, yes: bool) -> None:

@@ -25,7 +25,7 @@ MAX_FILES = 500
 class Entry:
     """source: `sha256:<hex>` of the uploaded bytes; settings: hex sha256 of the create request; manifest: hex
     digest that the server gives the model; verified: whether the checks ran; accepted: why a prompt that
-    differs from the trained one is accepted."""
+    differs from the trained one is accepted; provenance: where the file came from and what made it."""
 
     source: str
     settings: str
@@ -35,6 +35,7 @@ class Entry:
     verified: bool = False
     checks: tuple[Mapping[str, Any], ...] = field(default=())
     accepted: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 class Ledger:

@@ -110,6 +110,7 @@ def push_file(
     *,
     direct: Direct | None = None,
     fall_back: bool = False,
+    provenance: Mapping[str, str] | None = None,
     ledger_path: Path | None = None,
     verify: bool = True,
     reporter: Reporter = SILENT,
@@ -117,13 +118,14 @@ def push_file(
     """`push` with all wishes in one value.
 
     direct: register in this store without copying; fall_back: send the file over HTTP where that cannot be
-    done. Raises also RefusedError `direct.*`.
+    done; provenance: what to remember of the file's origin. Raises also RefusedError `direct.*`.
     """
     if direct is not None and fall_back and not can_place(direct, gguf):
         direct = None
     order = _Order(
         client, read_candidate(gguf), name, wishes, Ledger(ledger_path, reporter), verify, reporter, direct
     )
+    order.provenance = provenance or {}
     content = content_of(order.candidate, order.recipe)
     source = _find_digest(content, order)
     if known := order.find_unchanged(source):
@@ -141,6 +143,7 @@ def push_again(
     wishes: Wishes,
     *,
     direct: Direct | None = None,
+    provenance: Mapping[str, str] | None = None,
     ledger_path: Path | None = None,
     verify: bool = True,
     reporter: Reporter = SILENT,
@@ -152,6 +155,7 @@ def push_again(
         return None
     ledger = Ledger(ledger_path, reporter)
     order = _Order(client, candidate, name, wishes, ledger, verify, reporter, direct)
+    order.provenance = provenance or {}
     source = sketch.digests.get(order.variant, "")
     size = int(sketch.digests.get(f"{order.variant}-size", "0"))
     if not source:
@@ -198,6 +202,7 @@ class _Order:
         self.started = time.monotonic()
         self.client, self.candidate, self.ledger = client, candidate, ledger
         self.verify, self.reporter = verify, reporter
+        self.provenance: Mapping[str, str] = {}
         self.name = str(parse_name(name))
         self.version = client.version()
         recipe = decide(candidate, wishes, self.version, reporter)
@@ -277,6 +282,7 @@ class _Order:
             # A failed check is tried again by the next push.
             verified=self.verify and all(check.verdict is not Verdict.FAILED for check in checks),
             checks=tuple(_write_check(check) for check in checks),
+            provenance=dict(self.provenance),
         )
         self.ledger.record(self.client.url, self.name, entry)
         return self.finish(entry, source, size, uploaded=uploaded, unchanged=False, via=via)
