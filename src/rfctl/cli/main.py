@@ -48,12 +48,22 @@ NOUNS: dict[str, dict[str, str]] = {
         "ls": "rfctl.cli.chat:ls",
         "rm": "rfctl.cli.chat:rm",
     },
+    "eval": {
+        "run": "rfctl.cli.eval:run",
+    },
     "engine": {
         "start": "rfctl.cli.engine:start",
         "stop": "rfctl.cli.engine:stop",
         "status": "rfctl.cli.engine:status",
         "logs": "rfctl.cli.engine:logs",
         "serve": "rfctl.cli.engine:serve",
+    },
+    "stack": {
+        "init": "rfctl.cli.stack:init",
+        "up": "rfctl.cli.stack:up",
+        "down": "rfctl.cli.stack:down",
+        "status": "rfctl.cli.stack:status",
+        "logs": "rfctl.cli.stack:logs",
     },
     "config": {
         "show": "rfctl.cli.config:show",

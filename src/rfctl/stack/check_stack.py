@@ -19,7 +19,7 @@ def describe(container: dict[str, Any]) -> tuple[str, str]:
     state = container["State"]
     restarts = int(container.get("RestartCount", 0))
     code = int(state.get("ExitCode", 0))
-    if state.get("OOMKilled") or (code == 137 and state.get("Status") != "running"):
+    if state.get("OOMKilled") and state.get("Status") != "running":
         return "oom", str(code)
     if code in _CODES:
         return _CODES[code], str(code)

@@ -87,13 +87,8 @@ def collect_host(target: Target) -> dict[str, Any]:
             if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") and value
         },
     }
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        total = next(line for line in lines if line.startswith("MemTotal:"))
-        values["host.memory"] = int(total.split()[1]) * 1024
-    if "host.memory" not in values and hasattr(os, "sysconf"):
-        with contextlib.suppress(OSError, ValueError):
-            values["host.memory"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory := machine_memory():
+        values["host.memory"] = memory
     with contextlib.suppress(OSError, ValueError):
         values["host.max-map-count"] = int(Path("/proc/sys/vm/max_map_count").read_text("ascii"))
     docker_root = Path("/var/lib/docker")
@@ -110,6 +105,18 @@ def collect_host(target: Target) -> dict[str, Any]:
         )
     values |= _stack(target.project)
     return values
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine (of the WSL machine inside WSL); 0 where the platform does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        total = next(line for line in lines if line.startswith("MemTotal:"))
+        return int(total.split()[1]) * 1024
+    if hasattr(os, "sysconf"):
+        with contextlib.suppress(OSError, ValueError):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0
 
 
 def _stack(project: Project) -> dict[str, Any]:

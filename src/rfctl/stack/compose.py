@@ -15,7 +15,8 @@ QUICK_SECONDS = 30.0
 # What Compose and the engine say (recorded with Compose 5.6.1 and engine 20.10), and the id of its error.
 _FAILURES: tuple[tuple[str, str], ...] = (
     (
-        r"Cannot connect to the Docker daemon|error during connect|Is the docker daemon running",
+        r"Cannot connect to the Docker daemon|error during connect|Is the docker daemon running"
+        r"|failed to connect to the docker API",
         "stack.engine-down",
     ),
     (
@@ -60,13 +61,10 @@ class Compose:
     def command(self, *arguments: str) -> list[str]:
         """Raises UsageError when the stack is not initialised."""
         parts = ["docker", "compose", "--ansi", "never", "--progress", "plain"]
-        parts += [
-            "--project-directory",
-            str(self.project.directory),
-            "--env-file",
-            str(self.project.env_file),
-        ]
-        for path in self.project.compose_files(self.extra):
+        files = self.project.compose_files(self.extra)
+        # The files extend each other by names relative to this folder.
+        parts += ["--project-directory", str(files[0].parent), "--env-file", str(self.project.env_file)]
+        for path in files:
             parts += ["-f", str(path)]
         for override in self.overrides:
             parts += ["-f", override]

@@ -1,0 +1,174 @@
+"""A real Docker engine of the tests' own: in a network namespace, with all its data in a temporary folder."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+STUB = Path(__file__).parent / "stub"
+IMAGE = "rfctl-test/host:1"
+TOOLS = ("dockerd", "nsenter", "ip", "docker", "tini-static", "python3", "curl")
+SERVICES = ("ragflow", "es01", "mysql", "minio", "redis", "executor", "ollama")
+
+
+def find_compose() -> str:
+    """A Compose v2+ program: `docker-compose` on the path or named by RFCTL_TEST_COMPOSE, "" if none."""
+    for name in (os.environ.get("RFCTL_TEST_COMPOSE", ""), shutil.which("docker-compose") or ""):
+        if name and Path(name).is_file():
+            done = subprocess.run(
+                [name, "version", "--short"], capture_output=True, encoding="utf-8", check=False
+            )
+            major = done.stdout.strip().lstrip("v").partition(".")[0]
+            if major.isdigit() and int(major) >= 2:
+                return name
+    return ""
+
+
+def missing_tool() -> str:
+    """Why there can be no engine here, "" when there can."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin"
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "a Docker engine of the tests' own needs root"
+    if lost := [name for name in TOOLS if shutil.which(name, path=path) is None]:
+        return f"not installed: {', '.join(lost)}"
+    if not find_compose():
+        return "no docker-compose 2 or later (set RFCTL_TEST_COMPOSE)"
+    return ""
+
+
+@dataclass
+class Engine:
+    """environment: what a client needs to reach it."""
+
+    folder: Path
+    namespace: str
+    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        done = subprocess.run(
+            ["docker", *arguments],
+            env=os.environ | self.environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout
+
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command where the published ports are."""
+        return subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.namespace}", *command],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=30,
+            check=False,
+        )
+
+    def stop(self) -> None:
+        ids = self.docker("ps", "-aq", check=False).split()
+        if ids:
+            self.docker("rm", "-f", *ids, check=False)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start() -> Engine:
+    """Raises RuntimeError with the engine's last words."""
+    folder = Path(tempfile.mkdtemp(prefix="rfctl-engine-"))
+    namespace = f"rfctl-test-{os.getpid()}"
+    plugins = folder / "config" / "cli-plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "docker-compose").symlink_to(find_compose())
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    subprocess.run(["ip", "netns", "add", namespace], check=True, capture_output=True)
+    within = ["nsenter", f"--net=/run/netns/{namespace}"]
+    subprocess.run([*within, "ip", "link", "set", "lo", "up"], check=True)
+    command = [*within, "dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
+    command += ["-H", f"unix://{folder}/s", "--pidfile", f"{folder}/pid"]
+    command += ["--init-path", shutil.which("tini-static") or "tini-static"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    environment = {"DOCKER_HOST": f"unix://{folder}/s", "DOCKER_CONFIG": str(folder / "config")}
+    engine = Engine(folder, namespace, process, environment)
+    deadline = time.monotonic() + 30
+    while subprocess.run(
+        ["docker", "version"], env=os.environ | environment, capture_output=True, check=False
+    ).returncode:
+        if time.monotonic() > deadline or process.poll() is not None:
+            words = (folder / "log").read_text("utf-8", errors="replace")[-500:]
+            engine.stop()
+            raise RuntimeError(words)
+        time.sleep(0.2)
+    archive = folder / "root.tar"
+    archive.write_bytes(_empty_root())
+    engine.docker("import", str(archive), IMAGE)
+    return engine
+
+
+def _empty_root() -> bytes:
+    """A root without programs: those of this machine are mounted into it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in (
+            "usr/bin",
+            "usr/lib",
+            "usr/lib64",
+            "etc",
+            "tmp",
+            "stub",
+            "proc",
+            "dev",
+            "var/lib",
+            "data",
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for name in ("bin", "lib", "lib64"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            tar.addfile(entry)
+        for name, text in (("etc/passwd", "root:x:0:0::/:/bin/sh\n"), ("etc/group", "root:x:0:\n")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def write_override(path: Path, modes: dict[str, str], services: tuple[str, ...]) -> Path:
+    """A compose file that puts stubs into the shipped one; its health checks stay, only asked more often."""
+    mounts = [
+        f"/usr/{name}:/usr/{name}:ro" for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists()
+    ]
+    document = {
+        "services": {
+            service: {
+                "image": IMAGE,
+                "entrypoint": ["/usr/bin/python3", "/stub/stub.py", service, modes.get(service, "ok")],
+                "environment": {"PATH": "/stub/bin:/usr/bin", "PYTHONUNBUFFERED": "1"},
+                "volumes": [*mounts, f"{STUB}:/stub:ro"],
+                "healthcheck": {"interval": "1s", "start_period": "1s", "retries": 5},
+            }
+            for service in services
+        }
+    }
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path

@@ -1,0 +1,201 @@
+"""`rfctl stack` on a real Docker engine: the shipped compose file and health checks, with stubs inside."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker_engine
+import pytest
+from docker_engine import Engine, write_override
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+CORE = ("ragflow", "es01", "mysql", "minio", "redis")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    if reason := docker_engine.missing_tool():
+        pytest.skip(reason)
+    try:
+        engine = docker_engine.start()
+    except (RuntimeError, OSError) as error:
+        pytest.skip(f"no Docker engine can run here: {error}")
+    yield engine
+    engine.stop()
+
+
+class Stack:
+    """`rfctl stack` with a home of its own on the engine of the tests."""
+
+    def __init__(self, rfctl: Callable[..., Any], engine: Engine, folder: Path, home: str) -> None:
+        self.engine, self.folder = engine, folder
+        self.env_file = Path(home) / "data" / "stack" / "stack.env"
+        self._rfctl = rfctl
+        self.modes: dict[str, str] = {}
+        self.services = CORE
+
+    def __call__(self, *arguments: str, **extra: str) -> Any:
+        override = write_override(self.folder / "stub.yaml", self.modes, self.services)
+        env = self.engine.environment | {"RFCTL_STACK_OVERRIDE": str(override)} | extra
+        return self._rfctl(*arguments, env=env, timeout=110)
+
+    def set(self, **values: str) -> None:
+        text = self.env_file.read_text(encoding="utf-8")
+        for name, value in values.items():
+            text = re.sub(rf"^{name}=.*\n", "", text, flags=re.MULTILINE) + f"{name}={value}\n"
+        self.env_file.write_text(text, encoding="utf-8")
+
+    def secrets(self) -> dict[str, str]:
+        pairs = (line.partition("=")[::2] for line in self.env_file.read_text("utf-8").splitlines())
+        return {name: value for name, value in pairs if "PASSWORD" in name or "SECRET" in name}
+
+
+@pytest.fixture
+def stack(
+    rfctl: Callable[..., Any], engine: Engine, environment: dict[str, str], tmp_path: Path
+) -> Iterator[Stack]:
+    stack = Stack(rfctl, engine, tmp_path, environment["RFCTL_HOME"])
+    assert stack("stack", "init", "--size", "small").code == 0
+    yield stack
+    ids = engine.docker("ps", "-aq").split()
+    if ids:
+        engine.docker("rm", "-f", "-v", *ids)
+    for name in engine.docker("volume", "ls", "-q").split():
+        engine.docker("volume", "rm", "-f", name, check=False)
+
+
+def test_up_ends_with_the_address_when_everything_is_healthy(stack: Stack) -> None:
+    begun = time.monotonic()
+    result = stack("stack", "up", "--timeout", "60")
+    assert result.code == 0, result.err
+    assert time.monotonic() - begun < 30
+    assert result.out.endswith("RAGFlow is ready: http://127.0.0.1:8080\n")
+    status = json.loads(stack("stack", "status", "--json").out)
+    assert status["running"] is True
+    assert {service["name"]: service["health"] for service in status["services"]} == dict.fromkeys(
+        CORE, "healthy"
+    )
+    assert [service["ports"] for service in status["services"] if service["ports"]] == [
+        "127.0.0.1:8080, 127.0.0.1:9380"
+    ]
+    ping = stack.engine.inside("curl", "-sS", "-m", "5", "http://127.0.0.1:9380/api/v1/system/ping")
+    assert ping.stdout == "pong"
+    listening = stack.engine.inside("ss", "-Hltn").stdout
+    assert {line.split()[3] for line in listening.splitlines()} == {"127.0.0.1:8080", "127.0.0.1:9380"}
+    _secrets_are_where_they_belong(stack)
+    _doctor_agrees(stack)
+    _a_killed_container_is_seen_and_comes_back(stack)
+    volumes = set(stack.engine.docker("volume", "ls", "-q").split())
+    assert {"rfctl_mysql_data", "rfctl_esdata01", "rfctl_minio_data", "rfctl_redis_data"} <= volumes
+    down = stack("stack", "down")
+    assert (down.code, down.out) == (0, "The stack is down; its data stays in volumes\n")
+    assert set(stack.engine.docker("volume", "ls", "-q").split()) == volumes
+    assert stack("stack", "down").out == "The stack is not running\n"
+    assert stack("stack", "status").out == "The stack is not running\n"
+
+
+def _secrets_are_where_they_belong(stack: Stack) -> None:
+    secrets = stack.secrets()
+    expected = {
+        "mysql": {"MYSQL_PASSWORD"},
+        "minio": {"MINIO_PASSWORD"},
+        "redis": {"REDIS_PASSWORD"},
+        "es01": {"ELASTIC_PASSWORD"},
+        "ragflow": set(secrets),
+    }
+    for service, names in expected.items():
+        environment = stack.engine.docker("inspect", "-f", "{{json .Config.Env}}", f"rfctl-{service}-1")
+        assert {name for name, value in secrets.items() if value in environment} == names
+    shown = stack("stack", "logs", "ragflow")
+    assert "reported heartbeat" in shown.out
+    assert not any(value in shown.out for value in secrets.values())
+
+
+def _doctor_agrees(stack: Stack) -> None:
+    report = json.loads(stack("doctor", "--only", "docker,net,rag", "--json").out)
+    verdicts = {row["id"]: row["verdict"] for row in report["findings"]}
+    wanted = ("docker.engine", "docker.compose", "net.exposed", "net.ports", "rag.containers", "rag.secrets")
+    assert {id: verdicts[id] for id in wanted} == dict.fromkeys(wanted, "ok"), report
+    assert {verdicts[id] for id in ("rag.executor", "rag.password-drift", "rag.es-disk")} == {"ok"}
+    # Nothing serves models on this machine, and the container sees that.
+    view = next(row for row in report["findings"] if row["id"] == "net.container-to-host")
+    assert view["verdict"] == "fail"
+    assert "refuses" in view["message"]
+    assert not any(value in json.dumps(report) for value in stack.secrets().values())
+
+
+def _a_killed_container_is_seen_and_comes_back(stack: Stack) -> None:
+    stack.engine.docker("kill", "rfctl-redis-1")
+    found = json.loads(stack("stack", "status", "--json").out)
+    assert found["running"] is False
+    assert [service["fault"] for service in found["services"] if service["name"] == "redis"] == ["stopped"]
+    assert stack("stack", "up", "--timeout", "60").code == 0
+
+
+def test_a_port_that_is_taken_is_named(stack: Stack) -> None:
+    stack.engine.docker(
+        "run", "-d", "-p", "127.0.0.1:9380:1", "-v", "/usr/bin:/usr/bin:ro", "-v", "/usr/lib:/usr/lib:ro",
+        "-v", "/usr/lib64:/usr/lib64:ro", docker_engine.IMAGE, "/usr/bin/sleep", "100",
+    )  # fmt: skip
+    result = stack("stack", "up", "--timeout", "60")
+    assert result.code == 1
+    assert result.err.splitlines()[1].startswith("error[stack.port-taken]: A port is taken: 127.0.0.1:9380 (")
+    doctor = json.loads(stack("doctor", "--only", "net.ports", "--json").out)
+    assert doctor["findings"][0]["id"] == "net.ports"
+
+
+def test_memory_that_runs_out_is_named(stack: Stack) -> None:
+    stack.modes["minio"] = "oom"
+    stack.set(MINIO_MEM_LIMIT="48m")
+    result = stack("stack", "up", "--timeout", "30")
+    assert result.code == 1
+    assert "error[stack.oom]: minio was killed for its memory (exit 137)\n" in result.err
+
+
+def test_elasticsearch_that_refuses_the_machine_is_explained(stack: Stack) -> None:
+    stack.modes["es01"] = "exit78"
+    result = stack("stack", "up", "--timeout", "20")
+    assert result.code == 1
+    assert "error[stack.bootstrap]: es01 refuses to start on this machine (exit 78)\n" in result.err
+    assert "next: sudo sysctl -w vm.max_map_count=262144\n" in result.err
+    assert "max virtual memory areas" in stack("stack", "logs", "es01").out
+    report = json.loads(stack("doctor", "--only", "rag.containers", "--json").out)
+    assert report["findings"][0]["verdict"] == "fail"
+
+
+def test_a_crash_loop_is_no_success(stack: Stack) -> None:
+    stack.modes["redis"] = "exit1"
+    result = stack("stack", "up", "--timeout", "20")
+    assert result.code == 1
+    assert re.search(r"error\[stack\.(loop|stopped)\]: redis ", result.err), result.err
+    assert "next: rfctl stack logs redis\n" in result.err
+
+
+def test_a_failing_health_check_is_shown(stack: Stack) -> None:
+    stack.modes["minio"] = "dead"
+    result = stack("stack", "up", "--timeout", "60")
+    assert result.code == 1
+    assert "error[stack.unhealthy]: minio runs but is not healthy: curl: (7) Failed to connect" in result.err
+
+
+def test_more_executors(stack: Stack) -> None:
+    stack.services = (*CORE, "executor")
+    result = stack("stack", "up", "--timeout", "60", "--executors", "2")
+    assert result.code == 1
+    # The stub is no task executor: the shipped health check must see that.
+    assert "error[stack.unhealthy]: executor runs but is not healthy" in result.err
+    stack.modes["executor"] = "task_executor"
+    result = stack("stack", "up", "--timeout", "60", "--executors", "2")
+    assert result.code == 0, result.err
+    assert len(re.findall(r"^executor +running +healthy", result.out, re.MULTILINE)) == 2
+
+
+def test_the_engine_is_down(stack: Stack) -> None:
+    result = stack("stack", "up", DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert result.code == 3
+    assert "error[stack.engine-down]: The Docker engine does not answer: " in result.err
