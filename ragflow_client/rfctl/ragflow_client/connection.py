@@ -27,9 +27,11 @@ from rfctl.ragflow_client.answer import (
 from rfctl.ragflow_client.chat import Chat, ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, ParserOptions
 from rfctl.ragflow_client.document import Document
+from rfctl.ragflow_client.evaluation import Evaluation, evaluate
 from rfctl.ragflow_client.model import Kind, Model, list_models
 from rfctl.ragflow_client.parse import Patience
 from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models
+from rfctl.ragflow_client.question_set import Question
 from rfctl.ragflow_client.report import UploadReport
 from rfctl.ragflow_client.retrieval import Retrieval, search
 from rfctl.ragflow_client.server import Server, detect
@@ -199,6 +201,26 @@ class Ragflow:
             limit=limit,
             similarity_threshold=similarity_threshold,
             vector_similarity_weight=vector_similarity_weight,
+        )
+
+    def evaluate(
+        self,
+        questions: Sequence[Question],
+        targets: Sequence[Dataset],
+        chat: Chat | None = None,
+        *,
+        limit: int = 6,
+        similarity_threshold: float = 0.2,
+        reporter: Reporter = SILENT,
+    ) -> Evaluation:
+        return evaluate(
+            self.api,
+            questions,
+            targets,
+            chat,
+            limit=limit,
+            similarity_threshold=similarity_threshold,
+            reporter=reporter,
         )
 
     # -- assistants -----------------------------------------------------------------------------
