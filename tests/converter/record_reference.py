@@ -22,8 +22,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
-from conftest import find_shared  # noqa: E402
 from small import FOLDER, make_small  # noqa: E402
+
+from conftest import find_shared  # noqa: E402
 
 DIRECT = ("f32", "f16", "bf16", "q8_0", "auto")
 LOSSLESS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ FOLDER = Path(__file__).parent / "data" / "family"
 
 def load_small(name: str) -> dict[str, Any]:
     """The spec `name`: directory, config, tokenizer (golden names), files, dtype, layers, tensors (name or
-    `{layer}` pattern -> shape), outtypes, and what the reference wrote: source, date, outputs.
+    `{layer}` pattern -> shape), outtypes, for some unigram (pieces of a made-up vocabulary), and what the
+    reference wrote: source, date, outputs.
     """
     spec: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     return spec
@@ -31,4 +33,27 @@ def make_small(golden: Path, spec: Mapping[str, Any], parent: Path) -> Path:
             tensor = {"name": name.replace("{layer}", str(layer)), "shape": shape, "dtype": spec["dtype"]}
             tensors.append(tensor | value)
     shard = {"file": "model.safetensors"}
-    return build(golden, {**spec, "tensors": tensors, "shards": [shard], "index": False}, parent)
+    folder = build(golden, {**spec, "tensors": tensors, "shards": [shard], "index": False}, parent)
+    if "unigram" in spec:
+        (folder / "sentencepiece.bpe.model").write_bytes(make_unigram(spec["unigram"]))
+    return folder
+
+
+def make_unigram(count: int) -> bytes:
+    """A SentencePiece Unigram model of `count` pieces, without normalisation."""
+    control = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    words = [(f"\u2581w{number}", -number / 8, 1) for number in range(count - len(control))]
+    pieces = [
+        pack(1, pack(1, piece.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+        for piece, score, kind in control + words
+    ]
+    # Trainer: model_type Unigram. Normalizer: add_dummy_prefix, remove_extra_whitespaces off.
+    return b"".join([*pieces, pack(2, b"\x18\x01"), pack(3, pack(1, b"identity") + b"\x18\x01\x20\x00")])
+
+
+def pack(field: int, data: bytes) -> bytes:
+    """A field of bytes in protobuf's encoding."""
+    size, length = b"", len(data)
+    while length >= 0x80:
+        size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
+    return bytes([field << 3 | 2]) + size + bytes([length]) + data

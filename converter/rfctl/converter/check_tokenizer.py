@@ -14,7 +14,7 @@ from rfctl.converter.source import read_json, read_text
 from rfctl.core.error import RfctlError
 
 _CONFIG = "tokenizer_config.json"
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model")
 _FLOATS = ("F32", "F16", "BF16")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "lm_head.weight")
 

@@ -29,7 +29,7 @@ def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool 
                (`conversion/phi.py` Phi3MiniModel)
     Raises RfctlError `model.tokenizer-malformed` and `model.config-invalid`.
     """
-    processor = _load(source)
+    processor = load_processor(source, MODEL_FILE)
     pieces = processor.vocab_size()
     size = check_size(hparams.find("vocab_size") or pieces)
     tokens = [f"[PAD{number}]" for number in range(size)]
@@ -38,7 +38,7 @@ def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool 
     for number in range(min(pieces, size)):
         tokens[number] = processor.IdToPiece(number)
         scores[number] = processor.GetScore(number)
-        types[number] = _type(processor, number)
+        types[number] = piece_type(processor, number)
     for number, token, is_special in _list_added(source, is_plain):
         if number >= size:
             continue
@@ -64,19 +64,21 @@ def adds_dummy_prefix(source: ModelSource) -> bool:
     return all(bool(value) for number, value in fields if number == _DUMMY_PREFIX)
 
 
-def _load(source: ModelSource) -> Any:
-    path = source.path / MODEL_FILE
+def load_processor(source: ModelSource, file: str) -> Any:
+    """The SentencePiece model in `file`; raises RfctlError `model.tokenizer-malformed`."""
+    path = source.path / file
     if path.stat().st_size > _MAX_MODEL:
-        raise RfctlError("model.tokenizer-malformed", file=MODEL_FILE, what=f"> {_MAX_MODEL} bytes")
+        raise RfctlError("model.tokenizer-malformed", file=file, what=f"> {_MAX_MODEL} bytes")
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromFile(str(path))
     except (RuntimeError, OSError) as error:
-        raise RfctlError("model.tokenizer-malformed", file=MODEL_FILE, what=str(error)[:120]) from error
+        raise RfctlError("model.tokenizer-malformed", file=file, what=str(error)[:120]) from error
     return processor
 
 
-def _type(processor: Any, number: int) -> TokenType:
+def piece_type(processor: Any, number: int) -> TokenType:
+    """Type of a piece."""
     if processor.IsUnknown(number):
         return TokenType.UNKNOWN
     if processor.IsControl(number):

@@ -1,7 +1,7 @@
-"""Encoders besides BERT: RoBERTa (byte-level vocabulary), Nomic Embed and ModernBERT.
+"""Encoders besides BERT: RoBERTa, XLM-RoBERTa, Nomic Embed and ModernBERT.
 
-Source: `conversion/bert.py` RobertaModel, NomicBertModel (without experts) and ModernBertModel of llama.cpp
-b11434.
+Source: `conversion/bert.py` RobertaModel, XLMRobertaModel, NomicBertModel (without experts) and
+ModernBertModel of llama.cpp b11434.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rfctl.converter.hparams import HParams
 from rfctl.converter.pair import flag, text, uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
+from rfctl.converter.unigram import describe_unigram
 from rfctl.core.error import RfctlError
 
 _NOMIC = {
@@ -57,6 +58,20 @@ class Roberta(Bert):
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
         types = hparams.count("type_vocab_size") if "type_vocab_size" in hparams else 1
         return [*describe_bpe(source, hparams), uint("tokenizer.ggml.token_type_count", types)]
+
+
+class XlmRoberta(Roberta):
+    """XLM-RoBERTa with its SentencePiece vocabulary: BGE-M3, multilingual E5."""
+
+    hf_architectures = ("XLMRobertaModel",)
+
+    def demand(self, hparams: HParams) -> None:
+        if hparams.get("lora_adaptations"):
+            value = str(hparams["lora_adaptations"])[:80]
+            raise RfctlError("model.config-invalid", key="lora_adaptations", value=value)
+
+    def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
+        return describe_unigram(source, hparams)
 
 
 class Nomic(Bert):
@@ -173,4 +188,4 @@ def _cut_positions(hparams: HParams) -> HParams:
     return HParams({**hparams, "max_position_embeddings": count})
 
 
-FAMILIES = (Roberta(), Nomic(), ModernBert())
+FAMILIES = (Roberta(), XlmRoberta(), Nomic(), ModernBert())
