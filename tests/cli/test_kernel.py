@@ -151,6 +151,8 @@ def test_version_json(rfctl: Run) -> None:
     assert report["schema_version"] == 1
     assert report["converter_reference"] == {"llama.cpp": "b11434", "transformers": "4.57.6"}
     assert report["packages"]["ragflow-sdk"].startswith("0.27.")
+    assert set(report["kernels"]) >= {"F16", "BF16", "Q8_0", "Q4_K", "Q6_K"}
+    assert "none" not in report["kernels"].values()
     assert rfctl("--version").out == f"rfctl {report['version']}\n"
 
 

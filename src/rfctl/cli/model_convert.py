@@ -10,6 +10,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.kernel import CHOICES, choose_kernel
 from rfctl.cli.output import cell_width, clean, human_bytes
 from rfctl.core.error import UsageError
 
@@ -42,10 +43,14 @@ def check(app: App, directory: Path, target: str | None, num_ctx: int | None) ->
 @click.option("--outtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16, q8_0, Q4_K_M, ...")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores by default.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-def convert(app: App, directory: Path, target: Path, outtype: str, threads: int | None, force: bool) -> None:
+@click.option("--kernel", type=click.Choice(CHOICES), default="auto", help="Code that quantizes.")
+def convert(
+    app: App, directory: Path, target: Path, outtype: str, threads: int | None, force: bool, kernel: str
+) -> None:
     """Write a model directory as a GGUF file."""
     from rfctl.converter.convert import convert as run
 
+    choose_kernel(app, directory, outtype, kernel)
     result = run(
         directory,
         target,

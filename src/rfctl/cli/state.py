@@ -27,7 +27,15 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "converter_reference": REFERENCE,
         "packages": parts,
+        "kernels": kernels(),
     }
+
+
+def kernels() -> dict[str, str]:
+    """Which code quantizes each type on this machine."""
+    from rfctl.converter.quantization.kernel import kernel_info
+
+    return dict(kernel_info())
 
 
 def print_version(app: App) -> None:
