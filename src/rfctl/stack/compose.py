@@ -91,7 +91,7 @@ def explain(found: Capture, *, timeout: float = 0) -> RfctlError:
     """The error for a failed `docker` call (ids `stack.*`)."""
     if found.state == "missing":
         return UsageError("stack.no-docker")
-    text = redact(found.text)
+    text = found.text
     for pattern, id in _FAILURES:
         match = re.search(pattern, text, re.IGNORECASE)
         if match is None:
@@ -108,9 +108,9 @@ def explain(found: Capture, *, timeout: float = 0) -> RfctlError:
 def _line(text: str, match: re.Match[str]) -> str:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.end())
-    return text[start : end if end >= 0 else None].strip()[-300:]
+    return redact(text[start : end if end >= 0 else None].strip()[-300:])
 
 
 def _last(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip()[-300:] if lines else "-"
+    return redact(lines[-1].strip()[-300:]) if lines else "-"
