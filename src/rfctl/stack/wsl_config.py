@@ -1,0 +1,140 @@
+"""Merges settings into `.wslconfig`: other keys, comments and line ends stay; the old file is kept beside it.
+
+`python -m rfctl.stack.wsl_config FILE [--memory 12GB] [--what-if] [--undo]` is what the Windows script calls.
+Keys: Microsoft's WSL documentation (wsl-config) of 2026-07; NAT because of microsoft/WSL#12626.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rfctl.core.file import write_atomic
+
+BACKUP = ".rfctl-backup"
+MAP_COUNT = "sysctl.vm.max_map_count=262144"
+_SECTION = re.compile(r"^\s*\[([^\]]+)\]\s*$")
+_KEY = re.compile(r"^(\s*)([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*$")
+
+
+def wanted(memory: str = "12GB") -> dict[str, dict[str, str]]:
+    """The settings by section. memory: as `.wslconfig` writes it ("12GB")."""
+    return {
+        "general": {"instanceIdleTimeout": "-1"},
+        "wsl2": {
+            "memory": memory,
+            "networkingMode": "nat",
+            "kernelCommandLine": MAP_COUNT,
+            "vmIdleTimeout": "-1",
+        },
+    }
+
+
+def merge(text: str, settings: Mapping[str, Mapping[str, str]]) -> str:
+    """`text` with every key of `settings` set once; a kernel command line keeps its other words."""
+    newline = "\r\n" if "\r\n" in text or not text else "\n"
+    lines = text.splitlines()
+    for section, keys in settings.items():
+        for key, value in keys.items():
+            lines = _set(lines, section, key, value)
+    return newline.join(lines) + newline if lines else ""
+
+
+def _set(lines: list[str], section: str, key: str, value: str) -> list[str]:
+    current, found, last, done = "", False, 0, False
+    result = []
+    for line in lines:
+        if match := _SECTION.match(line):
+            current = match.group(1).strip().lower()
+        inside = current == section.lower()
+        pair = _KEY.match(line)
+        if inside and pair and pair.group(2).lower() == key.lower():
+            if done:
+                continue
+            line = f"{pair.group(1)}{pair.group(2)}={_combine(key, pair.group(3), value)}"
+            done = True
+        result.append(line)
+        if inside and line.strip():
+            found, last = True, len(result)
+    if done:
+        return result
+    if not found:
+        return [*result, f"[{section}]", f"{key}={value}"]
+    return [*result[:last], f"{key}={value}", *result[last:]]
+
+
+def _combine(key: str, old: str, new: str) -> str:
+    if key != "kernelCommandLine":
+        return new
+    name = new.partition("=")[0]
+    kept = [word for word in old.split() if word.partition("=")[0] != name]
+    return " ".join([*kept, new])
+
+
+def difference(old: str, new: str, name: str) -> list[str]:
+    """The lines of a unified diff, without line ends."""
+    return list(difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm=""))
+
+
+def apply(path: Path, memory: str) -> bool:
+    """Write the merged file; False when it is right already. The first old file stays as FILE.rfctl-backup.
+
+    Raises OSError, UnicodeDecodeError.
+    """
+    old = path.read_bytes().decode("utf-8-sig") if path.exists() else ""
+    new = merge(old, wanted(memory))
+    if new == old:
+        return False
+    backup = path.with_name(path.name + BACKUP)
+    if not backup.exists():
+        write_atomic(backup, path.read_bytes() if path.exists() else b"")
+    write_atomic(path, new.encode())
+    return True
+
+
+def undo(path: Path) -> bool:
+    """Put the old file back, or remove one that was new; False without a backup. Raises OSError."""
+    backup = path.with_name(path.name + BACKUP)
+    if not backup.exists():
+        return False
+    data = backup.read_bytes()
+    if data:
+        write_atomic(path, data)
+    else:
+        path.unlink(missing_ok=True)
+    backup.unlink()
+    return True
+
+
+def _main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rfctl.stack.wsl_config")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--memory", default="12GB")
+    parser.add_argument("--what-if", action="store_true")
+    parser.add_argument("--undo", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        if given.what_if:
+            old = given.file.read_bytes().decode("utf-8-sig") if given.file.exists() else ""
+            backup = given.file.with_name(given.file.name + BACKUP)
+            if given.undo:
+                new = backup.read_bytes().decode("utf-8-sig") if backup.exists() else old
+            else:
+                new = merge(old, wanted(given.memory))
+            sys.stdout.writelines(line + "\n" for line in difference(old, new, ".wslconfig"))
+        elif given.undo:
+            undo(given.file)
+        else:
+            apply(given.file, given.memory)
+    except (OSError, UnicodeDecodeError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
