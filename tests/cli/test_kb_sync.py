@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ragflow_command import Run, serving
+from ragflow_command import KEY, Run, serving
 
 
 @pytest.fixture
@@ -18,7 +21,8 @@ def kb(tmp_path: Path, rfctl: Run) -> Iterator[Run]:
     for name in ("a.txt", "b.txt"):
         (folder / name).write_text(f"The heron of {name} is grey.")
     (folder / ".hidden.txt").write_text("not for others")
-    with serving(tmp_path, rfctl) as (_, run):
+    with serving(tmp_path, rfctl) as (engine, run):
+        run.__dict__["engine"] = engine
         yield run
 
 
@@ -78,3 +82,42 @@ def test_sync_says_what_it_did_and_what_it_would_do(kb: Run, tmp_path: Path) -> 
     )
     assert report["changed"][0]["error"]["id"] == "upload.empty"
     assert kb("kb", "sync", "papers/a.txt").code == 2
+
+
+def test_a_sync_that_is_killed_is_finished_by_the_next(
+    kb: Run, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "papers"
+    for number in range(40):
+        (folder / f"note-{number}.txt").write_text(f"Heron number {number}.")
+    assert kb("kb", "create", "papers").code == 0
+    assert kb("kb", "sync", "papers", "-q").code == 0
+    for number in range(0, 40, 4):
+        (folder / f"note-{number}.txt").write_text(f"Heron number {number} has changed.")
+    (folder / "new.txt").write_text("A new heron.")
+    engine = kb.__dict__["engine"]
+    (dataset,) = engine.call("GET", "/datasets")
+    documents = f"/datasets/{dataset['id']}/documents"
+    engine.double.gate.clear()  # nothing is parsed to its end
+    variables = environment | {"RAGFLOW_BASE_URL": engine.url, "RAGFLOW_API_KEY": KEY}
+    command = [sys.executable, "-m", "rfctl.cli.main", "kb", "sync", "papers", "-q"]
+    with subprocess.Popen(command, env=variables, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 60
+        while engine.call("GET", documents, params={"page_size": 1})["total"] < 48:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    engine.double.gate.set()
+    done = kb("kb", "sync", "papers", "-q", "--json")
+    assert done.code == 0
+    listed = engine.call("GET", documents, params={"page_size": 100})["docs"]
+    assert sorted(one["name"] for one in listed) == sorted(
+        path.name for path in folder.iterdir() if not path.name.startswith(".")
+    )
+    assert {(one["run"], one["chunk_count"]) for one in listed} == {("DONE", 1)}
+    assert json.loads(kb("kb", "sync", "papers", "--json").out)["counts"]["unchanged"] == 43
+    for path in folder.iterdir():
+        if path.name != "a.txt":
+            path.unlink()
+    pruned = kb("kb", "sync", "papers", "--prune", "--yes", "-q", "--json")
+    assert json.loads(pruned.out)["counts"] == {"unchanged": 1, "removed": 42, "left": 0}
