@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,14 +139,22 @@ def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
 
 
 def _fitting(facts: Facts, config: Mapping[str, Any]) -> list[str]:
-    """Architectures of ours that have a place for every tensor, and a tensor for every place."""
+    """Architectures of ours that have a place for every tensor, and a tensor for every place.
+
+    Several may, since the same names stand for different arithmetic: first the one that `model_type` names,
+    then those whose arithmetic most other models share.
+    """
     found = []
+    kind = str(config.get("model_type") or "").replace("_", "").lower()
+    shared = Counter(hf_architecture(name) for name in hf_names())
     for name, family in list_families().items():
         try:
             if not compare_tensors(family, name, fill_defaults(config), facts.weights.tensors):
                 found.append(name)
         except (RfctlError, KeyError):
             continue
+    found.sort(key=lambda name: -shared[hf_architecture(name)])
+    found.sort(key=lambda name: not (kind and name.lower().startswith(kind)))
     return found if facts.weights.tensors else []
 
 
