@@ -64,6 +64,7 @@ def create(
 
             work.mkdir(parents=True, exist_ok=True)
             gguf = work / f"{default_name(source)}.gguf"
+            choose_kernel(app, source, quantize or "auto")
             conversion.convert(
                 source, gguf, outtype=quantize or "auto", overwrite=True, reporter=app.reporter()
             )

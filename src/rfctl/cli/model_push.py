@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfctl.cli.app import App
+from rfctl.cli.kernel import choose_kernel
 from rfctl.cli.output import human_bytes
 from rfctl.core.error import UsageError, VerdictError
 from rfctl.core.version import __version__
@@ -186,6 +187,7 @@ def _push_directory(
     work.mkdir(parents=True, exist_ok=True)
     gguf = work / gguf.name
     try:
+        choose_kernel(app, source, outtype)
         converted = conversion.convert(source, gguf, outtype=outtype, overwrite=True, reporter=reporter)
         # The converter hashed while it wrote; the bytes are not read again.
         Ledger(ledger).record_digest(gguf, "as-is", f"sha256:{converted.sha256}")
