@@ -135,6 +135,12 @@ def test_a_password_in_a_failure_is_not_shown() -> None:
     assert "abcdef" not in str(error)
 
 
+def test_a_setting_of_an_addon_that_is_missing_is_a_matter_of_configuration() -> None:
+    said = "required variable RFCTL_TLS_BIND is missing a value: name the LAN address in RFCTL_TLS_BIND"
+    error = explain(Capture("done", 1, "", said))
+    assert (error.id, error.exit_code, error.params["name"]) == ("stack.value-missing", 2, "RFCTL_TLS_BIND")
+
+
 def test_no_docker_and_a_timeout() -> None:
     assert explain(Capture("missing")).id == "stack.no-docker"
     late = explain(Capture("timeout"), timeout=5)

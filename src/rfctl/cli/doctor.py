@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.consent import confirm
+from rfctl.cli.output import to_json
 from rfctl.core.catalog import render
 from rfctl.core.credential import find_ragflow_key
 from rfctl.core.error import RfctlError, VerdictError
+from rfctl.core.version import __version__
 from rfctl.stack.check import Finding, Verdict, checks, examine, require_known
 from rfctl.stack.collector import Target, collect
+from rfctl.stack.evidence import Evidence, write_report
 from rfctl.stack.fix import possible, repair
 from rfctl.stack.project import Project
 
@@ -25,11 +29,14 @@ from rfctl.stack.project import Project
 @click.option("--fix", is_flag=True)
 @click.option("--yes", is_flag=True)
 @click.option("--all", "show_all", is_flag=True)
-def doctor(app: App, only: tuple[str, ...], fix: bool, yes: bool, show_all: bool) -> None:
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+def doctor(
+    app: App, only: tuple[str, ...], fix: bool, yes: bool, show_all: bool, report: Path | None
+) -> None:
     """Groups: host, docker, wsl, net, engine, ollama, model, rag, kb. Exit code 5 when a check fails."""
     wanted = tuple(part for entry in only for part in entry.split(",") if part)
     target = _target(app)
-    findings = _look(app, target, wanted)
+    evidence, findings = _look(app, target, wanted)
     repairs = []
     if fix:
         mendable = possible(findings)
@@ -38,15 +45,14 @@ def doctor(app: App, only: tuple[str, ...], fix: bool, yes: bool, show_all: bool
                 app, app.out.text("doctor.fix-plan", actions=", ".join(item.id for item in mendable)), yes=yes
             )
             repairs = [repair(item, project=target.project, engine=target.engine) for item in mendable]
-            findings = _look(app, target, wanted)
+            evidence, findings = _look(app, target, wanted)
     counts = Counter(finding.verdict for finding in findings)
-    app.out.report(
-        {
-            "findings": [_document(app, finding) for finding in findings],
-            "counts": {verdict.value: counts[verdict] for verdict in Verdict},
-            "repairs": repairs,
-        }
-    )
+    document = {
+        "findings": [_document(app, finding) for finding in findings],
+        "counts": {verdict.value: counts[verdict] for verdict in Verdict},
+        "repairs": repairs,
+    }
+    app.out.report(document)
     _print(app, findings, show_all)
     for item in repairs:
         if item.done:
@@ -55,6 +61,12 @@ def doctor(app: App, only: tuple[str, ...], fix: bool, yes: bool, show_all: bool
             app.out.warn("doctor.fix-failed", check=item.check, detail=item.detail)
     if fix and not repairs:
         app.out.note("doctor.fix-nothing")
+    if report is not None:
+        try:
+            write_report(report, evidence, {"version": __version__, "report": to_json(document)})
+        except OSError as error:
+            raise RfctlError("doctor.report-unwritable", path=report, detail=str(error)) from error
+        app.out.note("doctor.report", path=report)
     app.out.say("doctor.summary", **{verdict.value: counts[verdict] for verdict in Verdict})
     if bad := [finding.id for finding in findings if finding.verdict is Verdict.FAIL]:
         raise VerdictError("doctor.failed", count=len(bad), total=len(findings), checks=", ".join(bad))
@@ -83,12 +95,13 @@ def _target(app: App) -> Target:
     return Target(project, folders.engine, dict(os.environ), ollama_url, url, key)
 
 
-def _look(app: App, target: Target, wanted: Sequence[str]) -> list[Finding]:
+def _look(app: App, target: Target, wanted: Sequence[str]) -> tuple[Evidence, list[Finding]]:
     table = checks()
     require_known(wanted)
     groups = frozenset(table[name].group if name in table else name for name in wanted)
     with app.reporter().stage("doctor.collecting", unit="seconds"):
-        return examine(collect(target, groups), wanted)
+        evidence = collect(target, groups)
+        return evidence, examine(evidence, wanted)
 
 
 def _document(app: App, finding: Finding) -> dict[str, object]:

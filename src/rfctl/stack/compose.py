@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.redact import redact
 from rfctl.stack.child import Capture, run
-from rfctl.stack.project import Project
+from rfctl.stack.project import SECRETS, Project
 
 QUICK_SECONDS = 30.0
 # What Compose and the engine say (recorded with Compose 5.6.1 and engine 20.10), and the id of its error.
@@ -97,6 +97,8 @@ def explain(found: Capture, *, timeout: float = 0) -> RfctlError:
         if match is None:
             continue
         name = match.groupdict().get("name") or ""
+        if id == "stack.secret-missing" and name not in SECRETS:
+            return UsageError("stack.value-missing", name=name, detail=_line(text, match))
         if id in ("stack.engine-down", "stack.engine-denied"):
             return UnreachableError(id, detail=_line(text, match))
         return RfctlError(id, name=name, detail=_line(text, match))

@@ -6,11 +6,16 @@ replies of servers (`Reply` as an object). No secret ever becomes evidence.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from rfctl.core.file import write_atomic
+from rfctl.core.redact import redact
 from rfctl.stack.child import Capture
 
 
@@ -58,6 +63,30 @@ class Evidence:
 
     def reply(self, name: str) -> Reply:
         return Reply(**self.fact(name))
+
+
+def write_report(path: Path, evidence: Evidence, report: Mapping[str, Any]) -> None:
+    """A zip archive with `findings.json` and `evidence.json`, both redacted, for somebody who helps.
+
+    Raises OSError.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in (("findings.json", report), ("evidence.json", evidence.values)):
+            text = json.dumps(_redacted(value), ensure_ascii=False, indent=1, default=str)
+            archive.writestr(name, text)
+    write_atomic(path, buffer.getvalue(), mode=0o600)
+
+
+def _redacted(value: Any) -> Any:
+    """Text by text: redacting the finished JSON could break it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {str(name): _redacted(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return value
 
 
 def plain(value: object) -> Any:

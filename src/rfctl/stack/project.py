@@ -30,6 +30,8 @@ SECRETS: Mapping[str, int] = {
 # Upstream's own passwords (RAGFlow v0.27 docker/.env and helm/values.yaml) and RAGFlow's first account.
 _DEFAULTS = frozenset({"infini_rag_flow", "infini_rag_flow_helm", "admin", "changeme", "password"})
 MIN_SECRET_LENGTH = 16
+# The smallest model inside the image (1.2 GB of memory).
+TEI_MODEL = "BAAI/bge-small-en-v1.5"
 ADDONS: Mapping[str, tuple[str, ...]] = {
     "ollama": ("compose.ollama.yaml",),
     "ollama-nvidia": ("compose.ollama.yaml", "compose.ollama.nvidia.yaml"),
@@ -150,6 +152,9 @@ def initialise(
         **pins()["sizes"][size]["env"],
         **{variable: secrets.token_hex(count) for variable, count in SECRETS.items()},
     }
+    if "tei" in addons:
+        # RAGFlow takes the embedding server when this word is in its profiles (v0.27 docker/README).
+        values |= {"COMPOSE_PROFILES": "elasticsearch,tei-cpu", "TEI_MODEL": TEI_MODEL}
     text = "".join(f"{key}={value}\n" for key, value in values.items())
     try:
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

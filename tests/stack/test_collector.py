@@ -1,0 +1,171 @@
+"""The collectors against real servers: what they find, what they leave out, and how long it takes."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rfctl.stack.check import examine
+from rfctl.stack.collector import Target, collect
+from rfctl.stack.collector_http import collect_ollama, collect_ragflow
+from rfctl.stack.project import SECRETS, Project, initialise
+
+ANSWERS: dict[str, object] = {
+    "/api/version": {"version": "0.32.15"},
+    "/api/tags": {"models": [{"name": "q:latest"}, {"name": "nomic-embed-text:latest"}]},
+    "/api/ps": {"models": []},
+    "/api/show": {"template": "{{ .Prompt }}", "capabilities": ["completion"]},
+    "/api/v1/system/healthz": {
+        "db": "ok",
+        "redis": "nok",
+        "doc_engine": "ok",
+        "storage": "ok",
+        "status": "nok",
+    },
+    "/api/v1/system/version": {"code": 0, "data": "v0.27.0"},
+    "/api/v1/datasets": {"code": 0, "data": [{"id": "d1", "name": "m", "embedding_model": "gone@Ollama"}]},
+    "/api/v1/datasets/d1/documents": {
+        "code": 0,
+        "data": {"docs": [{"name": "a.pdf", "run": "FAIL", "update_time": 0}]},
+    },
+    "/api/v1/chats": {"code": 0, "data": []},
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    keys: list[str] = []
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.keys.append(self.headers.get("Authorization", ""))
+        body = b"pong" if path.endswith("/ping") else json.dumps(ANSWERS.get(path)).encode()
+        self.send_response(200 if path.endswith("/ping") or path in ANSWERS else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def closed() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def target(folder: Path, **values: str) -> Target:
+    return Target(Project(folder / "stack"), folder / "engine", {"PATH": str(folder)}, **values)
+
+
+def test_from_servers_to_findings(server: str, tmp_path: Path) -> None:
+    where = target(tmp_path, ollama_url=server, ragflow_url=server, api_key="ragflow-secret")
+    evidence = collect(where, frozenset({"ollama", "model", "rag", "kb"}))
+    found = {finding.id: finding for finding in examine(evidence)}
+    verdicts = {id: found[id].verdict.value for id in found}
+    wanted = {
+        "ollama.up": "ok",
+        "model.chat": "ok",
+        "model.embed": "ok",
+        "model.template": "warn",
+        "rag.reachable": "ok",
+        "rag.health": "fail",
+        "rag.api-key": "ok",
+        "rag.version": "ok",
+        "kb.embed-match": "fail",
+        "kb.stuck": "warn",
+        "host.clock": "ok",
+    }
+    assert {id: verdicts[id] for id in wanted} == wanted
+    assert "ragflow-secret" not in json.dumps(evidence.values)
+
+
+def test_the_key_goes_to_ragflow_only(server: str) -> None:
+    Handler.keys.clear()
+    collect_ollama(server)
+    assert set(Handler.keys) == {""}
+    Handler.keys.clear()
+    collect_ragflow(server, "ragflow-secret")
+    assert set(Handler.keys) == {"Bearer ragflow-secret"}
+
+
+def test_nobody_there_and_nobody_answering_are_told_apart(silent: str) -> None:
+    assert collect_ollama(closed())["ollama.version"].error == "refused"
+    begun = time.monotonic()
+    assert collect_ragflow(silent, "")["ragflow.ping"].error == "timeout"
+    assert time.monotonic() - begun < 4
+
+
+def test_everything_silent_still_ends_in_time(silent: str, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    evidence = collect(target(tmp_path, ollama_url=silent, ragflow_url=silent))
+    assert time.monotonic() - begun < 5.5
+    found = {finding.id: finding.verdict.value for finding in examine(evidence)}
+    assert (found["ollama.up"], found["rag.reachable"], found["docker.cli"]) == ("fail", "fail", "fail")
+
+
+def test_the_stack_is_described_without_its_secrets(tmp_path: Path) -> None:
+    where = target(tmp_path)
+    initialise(where.project, size="small", web_port=int(closed().rpartition(":")[2]))
+    evidence = collect(where, frozenset({"rag"}))
+    values = where.project.read()
+    assert not any(values[name] in json.dumps(evidence.values) for name in SECRETS)
+    where.project.env_file.chmod(0o644)
+    findings = {finding.id: finding for finding in examine(collect(where, frozenset({"rag"})))}
+    assert findings["rag.secrets"].text == "doctor.rag.secrets.mode"
+    assert findings["rag.secrets"].fixable
+
+
+def test_a_taken_port_is_seen(server: str, tmp_path: Path) -> None:
+    where = target(tmp_path)
+    port = int(server.rpartition(":")[2])
+    initialise(where.project, size="small", web_port=port)
+    finding = examine(collect(where, frozenset({"net"})), ["net.ports"])[0]
+    assert finding.verdict.value == "fail"
+    assert str(port) in str(finding.params["found"])
+
+
+def test_the_report_holds_findings_and_evidence(rfctl: Callable[..., Any], tmp_path: Path) -> None:
+    env = {
+        "PATH": str(tmp_path),
+        "RAGFLOW_API_KEY": "ragflow-0123456789abcdef",
+        "HTTPS_PROXY": "http://u:pw123@p:1",
+    }
+    assert rfctl("doctor", "--only", "host,net", "--report", "report.zip", env=env).code in (0, 5)
+    path = tmp_path / "report.zip"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with zipfile.ZipFile(path) as archive:
+        texts = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert json.loads(texts["findings.json"])["report"]["findings"][0]["id"] == "host.cpu-arch"
+    assert json.loads(texts["evidence.json"])["net.proxies"]["HTTPS_PROXY"] == "set"
+    assert not any(secret in text for text in texts.values() for secret in ("0123456789abcdef", "pw123"))
+    failed = rfctl("doctor", "--only", "host.cpu-arch", "--report", "/proc/nowhere/x.zip", env=env)
+    assert failed.err.splitlines()[1].startswith("error[doctor.report-unwritable]: /proc/nowhere/x.zip ")
