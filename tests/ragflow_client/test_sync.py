@@ -136,6 +136,22 @@ def test_a_second_file_of_one_name_renames_the_first(pair: Pair) -> None:
     assert pair.ids() == {"read.txt": first}
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no /proc")
+def test_a_file_that_cannot_be_read_keeps_its_document(pair: Pair) -> None:
+    path = pair.write("x/read.txt", "In x.")
+    pair.sync()
+    first = pair.ids()["read.txt"]
+    pair.write("read.txt", "At the top.")
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # a file that nobody can read from its beginning, not even root
+    report = pair.sync(prune=True)
+    assert counts(report) == {"parsed": 1, "failed": 1}
+    assert pair.ids()["x - read.txt"] == first
+    path.unlink()
+    pair.write("x/read.txt", "In x.")
+    assert counts(pair.sync()) == {"unchanged": 2}
+
+
 def test_a_moved_file_keeps_its_document(pair: Pair) -> None:
     path = pair.write("a.txt")
     pair.sync()

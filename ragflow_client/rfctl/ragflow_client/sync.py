@@ -134,10 +134,10 @@ class _Run:
             self._ledger.write(part)
         self._ledger.forget(plan.vanished)
         for step in plan.steps:
+            if step.document is not None and step.document.name != step.name:
+                self._rename(step)
             if step.action == "fail":
                 self._items[step.path] = UploadItem(step.path, step.name, "failed", cause=step.cause)
-            elif step.document is not None and step.document.name != step.name:
-                self._rename(step)
 
     def send(self, steps: Sequence[Step], stage: Stage, *, fresh: bool) -> None:
         for part in _parts(steps, BATCH):

@@ -147,7 +147,9 @@ def _compare(
         digest = known.hash if unread and known is not None else hash_file(path)
     except OSError as error:
         cause = Cause("upload.unreadable", {"name": name, "detail": error.strerror or str(error)})
-        return step("fail", known or Row(below), cause=cause)
+        # Its document stays, and gives its name free where another file needs that.
+        standing = inventory.by_id.get(known.document) if known else None
+        return step("fail", known or Row(below), standing, cause)
     row = Row(
         path=below,
         document=known.document if known else "",
