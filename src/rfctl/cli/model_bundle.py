@@ -12,6 +12,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import Noun, command
+from rfctl.cli.kernel import choose_kernel
 from rfctl.cli.output import human_bytes
 from rfctl.core.error import RfctlError, UsageError
 
