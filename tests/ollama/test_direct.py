@@ -234,6 +234,16 @@ def test_a_model_that_the_server_does_not_see_is_an_error(tmp_path: Path) -> Non
         with pytest.raises(RfctlError) as caught:
             push_file(client, path, "m", Wishes(), direct=direct, verify=False)
         assert caught.value.id == "direct.not-seen"
+        assert direct.store.models() == []
+        # A name that only the store has belongs to another server: neither replaced nor hidden.
+        place_file(direct, path, digest_of(path))
+        register(direct, "m", digest_of(path), path, {"system": "theirs"})
+        with pytest.raises(RefusedError) as refused:
+            push_file(client, path, "m", Wishes(), direct=direct, verify=False)
+        assert refused.value.id == "direct.store-other"
+        done = push_file(client, path, "m", Wishes(), direct=direct, fall_back=True, verify=False)
+        assert done.via == "http"
+        assert check_store(tmp_path / "store") == {"m:latest": "theirs"}
 
 
 @posix
@@ -268,3 +278,23 @@ def test_the_command_line_registers_in_the_embedded_engine(
         assert rfctl("model", "ls").out.count(":latest") == 2
     finally:
         rfctl("engine", "stop")
+
+
+@posix
+def test_a_full_disk_has_its_own_error_and_leaves_no_model(tmp_path: Path) -> None:
+    import resource
+
+    path = write_gguf(tmp_path / "m.gguf")
+    with Keeper(version="0.33.0+rfctl") as server, OllamaClient(server.url) as client:
+        direct = Direct(ModelStore(tmp_path / "store"), True, describe)
+        digest_of(path)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            with pytest.raises(RfctlError) as caught:
+                push_file(client, path, "m", Wishes(), direct=direct, verify=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.id == "direct.write-failed"
+    assert direct.store.models() == []
+    assert not list(direct.store.blobs.glob("*.partial"))

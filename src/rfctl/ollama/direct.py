@@ -134,6 +134,13 @@ def can_place(direct: Direct, path: Path) -> bool:
     return True
 
 
+def agrees(direct: Direct, client: OllamaClient, name: str) -> bool:
+    """Whether server and store have the same model (or both none) under `name`: another server's store would
+    lose its own."""
+    stored, entry = direct.store.read(parse_name(name)), client.find(name)
+    return (stored.digest if stored is not None else "") == (entry.digest if entry is not None else "")
+
+
 def register(direct: Direct, name: str, digest: str, header_file: Path, body: Mapping[str, object]) -> str:
     """Write the small blobs and the manifest of a model whose GGUF is in the store.
 

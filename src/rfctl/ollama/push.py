@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rfctl.core.error import RfctlError
+from rfctl.core.error import RefusedError, RfctlError
 from rfctl.core.file import write_atomic
 from rfctl.core.gguf_header import GgufError
 from rfctl.core.progress import SILENT, Reporter
@@ -16,7 +17,7 @@ from rfctl.ollama.answer import ModelCard
 from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.candidate import Candidate, read_candidate
 from rfctl.ollama.client import OllamaClient
-from rfctl.ollama.direct import Direct, can_place, place_file, register
+from rfctl.ollama.direct import Direct, agrees, can_place, place_file, register
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.name import parse_name
@@ -120,8 +121,10 @@ def push_file(
     direct: register in this store without copying; fall_back: send the file over HTTP where that cannot be
     done; provenance: what to remember of the file's origin. Raises also RefusedError `direct.*`.
     """
-    if direct is not None and fall_back and not can_place(direct, gguf):
+    if direct is not None and fall_back and not (can_place(direct, gguf) and agrees(direct, client, name)):
         direct = None
+    if direct is not None and not agrees(direct, client, name):
+        raise RefusedError("direct.store-other", path=direct.store.root, url=client.url)
     order = _Order(
         client, read_candidate(gguf), name, wishes, Ledger(ledger_path, reporter), verify, reporter, direct
     )
@@ -163,7 +166,8 @@ def push_again(
     if known := order.find_unchanged(source):
         return order.finish(known, source, known.size, uploaded=0, unchanged=True)
     if direct is not None:
-        return order.register(direct, None, source, size) if direct.store.has_blob(source) else None
+        there = direct.store.has_blob(source) and agrees(direct, client, name)
+        return order.register(direct, None, source, size) if there else None
     return order.create(sketch.name, source, size, 0) if client.has_blob(source) else None
 
 
@@ -246,6 +250,7 @@ class _Order:
             found = probe(self.client, self.candidate.path)
             if found.cause is not None:
                 raise found.cause
+        replaced = direct.store.read(parse_name(self.name)) is not None
         try:
             via = "present"
             if gguf is not None:
@@ -260,6 +265,9 @@ class _Order:
             ) from error
         present = self.client.find(self.name)
         if present is None or present.digest != digest:
+            if not replaced:
+                with contextlib.suppress(OSError, RfctlError):
+                    direct.store.delete(parse_name(self.name))
             raise RfctlError("direct.not-seen", model=self.name, url=self.client.url, path=direct.store.root)
         return self._conclude(digest, (), source, size, 0, via)
 
