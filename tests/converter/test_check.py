@@ -17,6 +17,7 @@ from skeleton import build, load_spec, write_holes
 
 from rfctl.converter.check import CheckReport, check
 from rfctl.converter.check_weight import find_leftovers
+from rfctl.converter.family import list_families
 from rfctl.converter.finding import Answer, Severity
 from rfctl.core.catalog import entries
 from rfctl.core.error import RfctlError
@@ -286,14 +287,16 @@ KEYS = [
     "architectures", "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "intermediate_size", "rope_scaling", "rope_theta",
     "quantization_config",
-    "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
+    "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "layer_types", "sliding_window",
+    "partial_rotary_factor", "num_experts", "n_routed_experts", "pad_token_id", "rope_parameters",
+    "num_kv_heads", "n_positions",
 ]  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(KEYS), values, max_size=4),
-    st.sampled_from(["LlamaForCausalLM", "Qwen2ForCausalLM", "BertModel", ""]),
+    st.sampled_from([*sorted(list_families()), ""]),
     st.dictionaries(st.sampled_from(["chat_template", "bos_token", "extra_special_tokens"]), values),
 )
 def test_a_hostile_configuration_gives_a_report(

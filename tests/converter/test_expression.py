@@ -14,7 +14,9 @@ from rfctl.converter.encode import check_finite, encode_rows
 from rfctl.converter.expression import (
     Blocks,
     Constant,
+    Every,
     Expression,
+    Reshape,
     RotaryRows,
     RowRange,
     Shift,
@@ -156,3 +158,23 @@ def test_shift_is_in_float32() -> None:
     tensor = SourceTensor("t", "BF16", (2,), Path("x"), 0, 4)
     found = Shift(Slice(tensor), 1.0).load(Memory(bits.tobytes()), 0, 1)
     assert found.dtype == np.float32 and found.tolist() == [[2.0, 1.0078125]]
+
+
+@SETTINGS
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 1), st.integers(1, 20))
+def test_every_second(half: int, columns: int, start: int, step: int) -> None:
+    values = np.arange(4 * half * columns, dtype=np.float32).reshape(2 * half, 2 * columns)
+    source, reader = make(values)
+    rows = Every(source, start)
+    assert rows.shape == (half, 2 * columns)
+    assert np.array_equal(in_chunks(rows, reader, half, step), values[start::2])
+    narrow = Every(source, start, columns=True)
+    assert narrow.shape == (2 * half, columns)
+    assert np.array_equal(in_chunks(narrow, reader, 2 * half, step), values[:, start::2])
+
+
+def test_experts_are_transposed_one_by_one() -> None:
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    source, reader = make(values)
+    experts = tuple(Transpose(Reshape(RowRange(source, n, n + 1), (3, 4))) for n in range(2))
+    assert np.array_equal(in_chunks(Stack(experts), reader, 8, 3), values.swapaxes(1, 2).reshape(8, 3))

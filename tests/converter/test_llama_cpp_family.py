@@ -25,7 +25,7 @@ GOLDEN = (
     "stablelm",
     "starcoder2",
 )
-ENCODERS = {"modernbert", "nomic", "qwen3-embedding", "roberta"}
+ENCODERS = {"modernbert", "nomic", "qwen3-embedding", "roberta", "xlm-roberta"}
 SMALL = sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.startswith("mix-"))
 QUICK = ("falcon", "granite", "lfm2", "minicpm", "nomic", "olmo2")
 CHILD = """

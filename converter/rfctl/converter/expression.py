@@ -285,3 +285,30 @@ class Reshape:
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
         return self.source.load(reader, begin, end)
+
+
+@dataclass(frozen=True)
+class Every:
+    """Every second row from `start` (0 or 1) on, or every second column: interleaved gate and up
+    weights.
+    """
+
+    source: Expression
+    start: int
+    columns: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.source.shape
+        if self.columns:
+            return (*shape[:-1], shape[-1] // 2)
+        return (shape[0] // 2, *shape[1:])
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        if self.columns:
+            return np.ascontiguousarray(self.source.load(reader, begin, end)[:, self.start :: 2])
+        return self.source.load(reader, 2 * begin, 2 * end)[self.start :: 2]

@@ -82,7 +82,10 @@ def rope_parameters(hparams: HParams) -> dict[str, Any]:
         raise RfctlError("model.config-invalid", key="rope_scaling", value=str(given)[:80])
     parameters = dict(given)
     if "full_attention" in parameters:
-        return dict(parameters["full_attention"])
+        inner = parameters["full_attention"]
+        if not isinstance(inner, dict):
+            raise RfctlError("model.config-invalid", key="rope_parameters", value=str(inner)[:80])
+        return dict(inner)
     if parameters.get("type") is not None:
         parameters.setdefault("rope_type", parameters["type"])
     for key, *names in _ROPE:
@@ -95,6 +98,8 @@ def rope_parameters(hparams: HParams) -> dict[str, Any]:
 def local_rope_theta(hparams: HParams) -> Any:
     """Base frequency of the layers with a sliding window, None if they have none of their own."""
     given = hparams.get("rope_parameters", hparams.get("rope_scaling")) or {}
+    if not isinstance(given, dict):
+        raise RfctlError("model.config-invalid", key="rope_scaling", value=str(given)[:80])
     if "full_attention" in given or "sliding_attention" in given:
         inner = given.get("sliding_attention")
         return inner.get("rope_theta") if isinstance(inner, dict) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from rfctl.converter.description import check_number
 from rfctl.converter.expression import Expression, RowRange, Slice
 from rfctl.converter.families.bert import Bert
 from rfctl.converter.families.common import describe_bpe
@@ -145,6 +146,10 @@ class ModernBert(Bert):
     def adapt_name(self, name: str) -> str | None:
         return super().adapt_name(name.removeprefix("model."))
 
+    def demand(self, hparams: HParams) -> None:
+        # The reference writes a file without it, which llama.cpp cannot load.
+        check_number("layer_norm_eps", hparams.find("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"))
+
     def require(self, hparams: HParams) -> tuple[str, ...]:
         return ("token_embd.weight", "token_embd_norm.weight", "output_norm.weight")
 
@@ -155,7 +160,7 @@ class ModernBert(Bert):
         pairs = super().describe(source, hparams, file_type)
         pooling = hparams.get("classifier_pooling")
         if pooling is not None:
-            if pooling not in _CLASSIFIER_POOLING:
+            if not isinstance(pooling, str) or pooling not in _CLASSIFIER_POOLING:
                 raise RfctlError("model.pooling-unsupported", mode=str(pooling)[:80])
             pairs.append(uint("modern-bert.classifier.pooling_type", _CLASSIFIER_POOLING[pooling]))
         pairs.append(uint("modern-bert.attention.sliding_window", hparams.count("local_attention")))

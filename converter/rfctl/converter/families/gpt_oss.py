@@ -1,0 +1,103 @@
+"""gpt-oss with its experts as floats, as it is saved after fine-tuning.
+
+Source: `conversion/gpt_oss.py` GptOssModel of llama.cpp b11434. Gate and up rows are interleaved in one
+tensor of all experts, stored with inputs first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from rfctl.converter.expression import Every, Expression, Reshape, RowRange, Slice, Stack, Transpose
+from rfctl.converter.families.common import DECODER_NAMES, DECODER_REQUIRED, describe_bpe
+from rfctl.converter.family import Family
+from rfctl.converter.header import SourceTensor
+from rfctl.converter.hparams import HParams
+from rfctl.converter.pair import uint
+from rfctl.converter.plan import KeyValue
+from rfctl.converter.source import ModelSource
+from rfctl.core.error import RfctlError
+
+_GATE_UP = "ffn_gate_up_exps"
+_STACKS = ("ffn_down_exps.weight", f"{_GATE_UP}.weight")
+
+
+class GptOss(Family):
+    """gpt-oss 20B and 120B."""
+
+    hf_architectures = ("GptOssForCausalLM",)
+    architecture = "gpt-oss"
+    block_prefix = "model.layers."
+    names: ClassVar[Mapping[str, str]] = DECODER_NAMES
+    block_names: ClassVar[Mapping[str, str]] = {
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "self_attn.sinks": "attn_sinks",
+        "post_attention_layernorm": "post_attention_norm",
+        "mlp.router": "ffn_gate_inp",
+        "mlp.experts.gate_up_proj": _GATE_UP,
+        "mlp.experts.down_proj": "ffn_down_exps",
+    }
+    block_required = (
+        *(f"{name}.weight" for name in block_names.values() if name != _GATE_UP),
+        "ffn_gate_exps.weight",
+        "ffn_up_exps.weight",
+    )
+
+    def adapt_name(self, name: str) -> str | None:
+        if name.endswith(("sinks", "experts.gate_up_proj", "experts.down_proj")):
+            name += ".weight"
+        elif name.endswith("_proj_bias"):
+            name = name.removesuffix("_bias") + ".bias"
+        return super().adapt_name(name)
+
+    def require(self, hparams: HParams) -> tuple[str, ...]:
+        return (*DECODER_REQUIRED, "output.weight")
+
+    def produce(self, name: str) -> tuple[str, ...]:
+        if _GATE_UP in name:
+            return tuple(name.replace(_GATE_UP, part) for part in ("ffn_gate_exps", "ffn_up_exps"))
+        return (name,)
+
+    def arrange(self, name: str, tensor: SourceTensor, hparams: HParams) -> Iterator[tuple[str, Expression]]:
+        is_pair = _GATE_UP in name
+        wanted = 3 if name.endswith(_STACKS) else 2 if is_pair else len(tensor.shape)
+        if len(tensor.shape) != wanted or (is_pair and tensor.shape[-1] % 2):
+            raise RfctlError(
+                "model.tensor-shape",
+                tensor=tensor.name,
+                found=list(tensor.shape),
+                wanted=f"{wanted} dimensions",
+            )
+        if not is_pair:
+            yield name, Stack(tuple(_turn(tensor))) if name.endswith(_STACKS) else Slice(tensor)
+            return
+        for start, part in enumerate(self.produce(name)):
+            if name.endswith(_STACKS):
+                yield part, Stack(tuple(Every(expert, start) for expert in _turn(tensor)))
+            else:
+                yield part, Every(Slice(tensor), start, columns=True)
+
+    def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
+        return [
+            *super().describe(source, hparams, file_type),
+            uint("gpt-oss.attention.sliding_window", hparams.count("sliding_window")),
+            uint("gpt-oss.expert_feed_forward_length", hparams.count("intermediate_size")),
+        ]
+
+    def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
+        return describe_bpe(source, hparams)
+
+
+def _turn(tensor: SourceTensor) -> Iterator[Expression]:
+    """The experts of a tensor, each transposed."""
+    count, rows, columns = tensor.shape
+    for number in range(count):
+        yield Transpose(Reshape(RowRange(Slice(tensor), number, number + 1), (rows, columns)))
+
+
+FAMILIES = (GptOss(),)
