@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,23 @@ class Document:
 
 def list_documents(api: Api, dataset: Dataset, *, keywords: str = "") -> tuple[Document, ...]:
     """All documents, newest first; keywords: part of the name."""
-    found: dict[str, Document] = {}
+    return tuple(iterate_documents(api, dataset, keywords=keywords))
+
+
+def iterate_documents(api: Api, dataset: Dataset, *, keywords: str = "") -> Iterator[Document]:
+    """The same one by one, so that nobody has to hold the logs of ten thousand."""
+    seen: set[str] = set()
     for page in pages():
         query: dict[str, Any] = {"page": page, "page_size": PAGE_SIZE}
         if keywords:
             query["keywords"] = keywords
         rows = _rows(api, dataset, query)
         for row in rows:
-            found.setdefault(text(row, "id"), read_document(row))
+            if (id := text(row, "id")) not in seen:
+                seen.add(id)
+                yield read_document(row)
         if len(rows) < PAGE_SIZE:
             break
-    return tuple(found.values())
 
 
 def list_newest(api: Api, dataset: Dataset, ids: Set[str]) -> tuple[Document, ...]:

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS file (
 _COLUMNS = "path, document, hash, signature, size, mtime_ns, seen_ns, made, intent"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One file of one folder in one dataset.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rfctl.core.error import PartlyDoneError, RfctlError
 from rfctl.core.progress import SILENT, Reporter, Stage
 from rfctl.ragflow_client.dataset import Dataset
-from rfctl.ragflow_client.document import list_documents, remove_documents, rename_document
+from rfctl.ragflow_client.document import iterate_documents, remove_documents, rename_document
 from rfctl.ragflow_client.inventory import Inventory
 from rfctl.ragflow_client.ledger import Ledger, Row
 from rfctl.ragflow_client.parse import Patience
@@ -80,7 +80,7 @@ def sync_folder(
     """
     folder = folder.resolve()
     with Ledger(ledger_folder, dataset.id, folder) as ledger:
-        inventory = Inventory(list_documents(api, dataset))
+        inventory = Inventory(iterate_documents(api, dataset))
         plan = plan_sync(
             api, dataset, folder, ledger.rows(), ledger.elsewhere(), inventory, reporter=reporter
         )

@@ -27,7 +27,7 @@ Action = Literal["keep", "adopt", "add", "replace", "parse", "rename", "fail"]
 _GRAIN_NS = 2_000_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One file. row: what the ledger will say of it when all goes well (document "" until it is known);
     known: what it says now; document: what is on the server for it.

@@ -17,6 +17,7 @@ from rfctl.ragflow_client.dataset import Dataset
 from rfctl.ragflow_client.document import (
     Document,
     hash_file,
+    iterate_documents,
     list_documents,
     read_document,
     remove_documents,
@@ -70,7 +71,7 @@ def upload_files(
     good = [job for job in jobs if job.cause is None]
     if good:
         if before is None:
-            before = Inventory(list_documents(api, dataset))
+            before = Inventory(iterate_documents(api, dataset))
         taken = frozenset(name.casefold() for name in [*named.values(), *(job.look.name for job in jobs)])
         total = sum(job.look.size for job in good)
         with reporter.stage("upload.stage-send", total=total, unit="bytes", count=len(good)) as sent:
