@@ -153,7 +153,7 @@ def test_memory_that_runs_out_is_named(stack: Stack) -> None:
     stack.modes["minio"] = "oom"
     stack.set(MINIO_MEM_LIMIT="48m")
     result = stack("stack", "up", "--timeout", "30")
-    assert result.code == 1
+    assert result.code == 1, result.err
     assert "error[stack.oom]: minio was killed for its memory (exit 137)\n" in result.err
 
 

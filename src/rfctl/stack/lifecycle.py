@@ -22,6 +22,9 @@ from rfctl.stack.project import secret_faults
 
 UP_SECONDS = 1200.0
 DOWN_SECONDS = 180.0
+LOOK_SECONDS = 5.0
+# Faults that say why; the others only say that.
+_CAUSES = ("oom", "instruction", "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ def up(
         found = compose.call(*arguments, timeout=timeout + 60)
     if not found.is_ok:
         general = explain(found, timeout=timeout)
-        # A container that died explains more than Compose's word about it.
-        if general.id in ("stack.failed", "stack.timeout"):
+        # A container that died explains more than Compose's word about it. A busy engine may drop one
+        # connection only; one that is down fails here again.
+        if general.id in ("stack.failed", "stack.timeout", "stack.engine-down"):
             _raise_for_faults(compose, patient=True)
         raise general
     _raise_for_faults(compose)
@@ -160,16 +164,22 @@ def _service(container: dict[str, object]) -> Service:
 
 
 def _raise_for_faults(compose: Compose, *, patient: bool = False) -> None:
-    """Raises the error of the first container with a fault; `patient`: wait a moment for one to show."""
-    deadline = time.monotonic() + (5 if patient else 0)
+    """Raises the error of the gravest fault; `patient`: give faults a moment to show.
+
+    A container in a crash loop shows its exit code only between two starts, so a bare "loop" is looked at
+    again for a better reason.
+    """
+    seen: dict[str, Service] = {}
+    begun = time.monotonic()
     while True:
-        faulty = [service for service in _services(compose) if service.fault]
-        order = ("oom", "instruction", "bootstrap", "loop", "unhealthy", "stopped", "starting")
-        for fault in order:
-            for service in faulty:
-                if service.fault == fault and (fault != "starting" or time.monotonic() >= deadline):
-                    kind = UnreachableError if fault == "starting" else RfctlError
-                    raise kind(f"stack.{fault}", service=service.name, detail=service.detail)
-        if time.monotonic() >= deadline:
-            return
-        time.sleep(0.5)
+        now = {service.fault: service for service in _services(compose) if service.fault}
+        seen = {fault: service for fault, service in seen.items() if fault != "starting"} | now
+        waited = time.monotonic() - begun
+        enough = waited >= (LOOK_SECONDS if patient or "loop" in seen or "starting" in seen else 0)
+        if enough or set(seen) & set(_CAUSES):
+            break
+        time.sleep(0.3)
+    for fault in (*_CAUSES, "loop", "unhealthy", "stopped", "starting"):
+        if fault in seen:
+            kind = UnreachableError if fault == "starting" else RfctlError
+            raise kind(f"stack.{fault}", service=seen[fault].name, detail=seen[fault].detail)
