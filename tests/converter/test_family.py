@@ -12,10 +12,13 @@ from rfctl.converter.convert import convert
 from rfctl.converter.finding import Answer
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+HEAVY = {"mix-falcon", "mix-mixtral"}  # all K-quants once more
 DIRECT = ("f32", "f16", "bf16", "q8_0", "auto")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name for name in NAMES]
+)
 def test_files_equal_the_reference(golden: Path, tmp_path: Path, name: str) -> None:
     spec = load_small(name)
     folder = make_small(golden, spec, tmp_path)

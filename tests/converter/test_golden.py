@@ -22,16 +22,16 @@ SMALL += ("mistral", "mistral-swa")
 LARGE = ("llama3.1", "qwen2-tied", "qwen2-untied", "r1-distill-qwen")  # 128 000 and more
 # The other families: one file per way of writing, all outtypes among the slow tests.
 FAMILIES = {
-    "deepseek3": ("auto", "Q4_K_M"),
+    "deepseek3": ("Q4_K_M",),
     "gemma2": ("f16",),
-    "gemma3": ("auto", "q8_0"),
-    "glm4": ("auto", "Q8_0"),
+    "gemma3": ("auto",),
+    "glm4": ("Q8_0",),
     "gpt2": ("f32", "f16", "bf16", "q8_0", "auto", "Q4_K_M", "Q3_K_M", "Q4_0", "Q6_K"),
     "mixtral": ("f32", "auto", "q8_0", "Q4_K_M", "Q3_K_M", "Q4_0", "Q8_0"),
     "phi2": ("f32", "bf16", "q8_0", "Q6_K", "Q4_0"),
     "phi3": ("f16", "auto", "q8_0", "Q4_K_M"),
     "phi3-longrope": ("f32", "auto", "Q5_K_M"),
-    "qwen3": ("auto", "q8_0"),
+    "qwen3": ("auto",),
     "qwen3moe": ("auto",),
     "stablelm": ("f16", "q8_0", "Q4_0"),
     "starcoder2": ("f32", "bf16", "auto", "Q4_K_M"),
@@ -44,7 +44,7 @@ def list_runs() -> list[Any]:
     runs = [pytest.param(case, outtype) for case in SMALL for outtype in DIRECT + TWO_STEP]
     for case in LARGE:
         for outtype in DIRECT + TWO_STEP:
-            marks = () if outtype in ("auto", "Q4_K_M") else pytest.mark.slow
+            marks = () if outtype == "Q4_K_M" else pytest.mark.slow
             runs.append(pytest.param(case, outtype, marks=marks))
     for case, quick in FAMILIES.items():
         for outtype in DIRECT + TWO_STEP:
