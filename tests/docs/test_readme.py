@@ -76,6 +76,8 @@ def test_the_commands_work_in_order(
         pytest.skip("the blocks are typed into a POSIX shell")
     (tmp_path / "my-model").symlink_to(smollm2, target_is_directory=True)
     shutil.copy(ROOT / "docs/manual.pdf", tmp_path / "manual.pdf")
+    (tmp_path / "papers").mkdir()
+    shutil.copy(ROOT / "docs/en/manual.md", tmp_path / "papers" / "notes.md")
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     env = environment | {"PATH": path}
     try:
