@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rfctl.converter.adapter import find_base, merge_adapter
 from rfctl.converter.plan import Plan
 from rfctl.converter.planner import plan_model
 from rfctl.converter.source import ModelSource, open_source
@@ -45,10 +46,20 @@ class Conversion:
     warnings: tuple[tuple[str, dict[str, object]], ...] = ()
 
 
-def make_plan(source: Path | ModelSource, outtype: str = "auto", *, two_step: bool | None = None) -> Plan:
+def make_plan(
+    source: Path | ModelSource,
+    outtype: str = "auto",
+    *,
+    adapter: Path | None = None,
+    two_step: bool | None = None,
+) -> Plan:
     """What `convert` would write, without reading weights or writing anything. Raises as `convert`."""
     if not isinstance(source, ModelSource):
+        if adapter is None:
+            source, adapter = find_base(source)
         source = open_source(source)
+    if adapter is not None:
+        source = merge_adapter(source, adapter)
     return plan_model(source, outtype, two_step=two_step)
 
 
@@ -57,6 +68,7 @@ def convert(
     target: Path,
     *,
     outtype: str = "auto",
+    adapter: Path | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     two_step: bool | None = None,
@@ -66,17 +78,19 @@ def convert(
 
     outtype    any case: "auto" (bf16 for bf16 models, else f16), "f32", "f16", "bf16", "q8_0", or a type
                of llama-quantize such as "Q4_K_M", which is made in one pass
+    adapter    directory of a LoRA adapter to merge; a `source` that is itself one is merged into the base
+               it names, if that is a directory
     threads    workers, None: one per core
     overwrite  replace an existing target
     two_step   True gives the tensor and key order of llama-quantize also for types that the converter can
                write itself
 
     The bytes are those of llama.cpp b11434 (`convert_hf_to_gguf.py` under transformers 4.57.6;
-    `llama-quantize` of the lossless conversion). Raises RfctlError `model.*` (UsageError
+    `llama-quantize` of the lossless conversion). Raises RfctlError `model.*`, `adapter.*` (UsageError
     `model.outtype-unknown`, RefusedError `model.target-exists`); then the old target, or nothing, is there.
     """
     started = time.monotonic()
-    plan = make_plan(source, outtype, two_step=two_step)
+    plan = make_plan(source, outtype, adapter=adapter, two_step=two_step)
     _return_memory()
     written = write_plan(plan, target, threads=threads, overwrite=overwrite, reporter=reporter)
     for id, params in written.warnings:

@@ -76,6 +76,9 @@ class Slice:
         return self.tensor.shape
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        if self.tensor.content is not None:
+            rows: Rows = self.tensor.content.load(reader, begin, end)
+            return rows
         columns = count_columns(self.shape)
         kind = STORAGE[self.dtype]
         stride = columns * kind.itemsize

@@ -11,7 +11,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rfctl.core.error import RfctlError
 
@@ -25,6 +25,12 @@ DTYPE_BYTES = {
 }  # fmt: skip
 
 
+class Content(Protocol):
+    """Rows that stand in the place of a tensor's own (`expression.py` says how rows are loaded)."""
+
+    def load(self, reader: Any, begin: int, end: int) -> Any: ...
+
+
 @dataclass(frozen=True)
 class SourceTensor:
     """Where one tensor lies.
@@ -35,6 +41,7 @@ class SourceTensor:
     file     the safetensors file
     offset   bytes from the start of `file`
     size     bytes
+    content  what is read in place of these bytes, of the same dtype and shape (a merged adapter)
     """
 
     name: str
@@ -43,6 +50,7 @@ class SourceTensor:
     file: Path
     offset: int
     size: int
+    content: Content | None = None
 
     @property
     def count(self) -> int:

@@ -101,6 +101,9 @@ def _list_sources(plan: Plan) -> Iterator[SourceTensor]:
 def list_slices(expression: Any) -> Iterator[SourceTensor]:
     """The source tensors that an expression reads."""
     if isinstance(expression, Slice):
+        if expression.tensor.content is not None:
+            yield from list_slices(expression.tensor.content)
+            return
         yield expression.tensor
     for inner in (getattr(expression, "source", None), *getattr(expression, "sources", ())):
         if inner is not None:

@@ -87,6 +87,7 @@ def rm(app: App, name: str, yes: bool) -> None:
 @click.argument("source", metavar="DIR_OR_GGUF", type=click.Path(path_type=Path))
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
 @click.option("--quantize", metavar="TYPE", help="Type to convert a directory to, such as Q4_K_M or Q8_0.")
+@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
 @click.option(
     "--num-ctx", type=click.IntRange(min=1), help="Context in tokens; default: the model's, up to 8192."
 )
@@ -104,6 +105,7 @@ def push(
     source: Path,
     name: str | None,
     quantize: str | None,
+    adapter: Path | None,
     num_ctx: int | None,
     system: str | None,
     template: str | None,
@@ -132,6 +134,7 @@ def push(
             name,
             wishes,
             quantize=quantize,
+            adapter=adapter,
             verify=not no_verify,
             modelfile_folder=modelfile.parent if modelfile is not None else None,
             via=via,

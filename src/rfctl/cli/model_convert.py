@@ -41,11 +41,19 @@ def check(app: App, directory: Path, target: str | None, num_ctx: int | None) ->
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--output-file", "target", metavar="FILE", type=click.Path(path_type=Path), required=True)
 @click.option("--outtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16, q8_0, Q4_K_M, ...")
+@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores by default.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--kernel", type=click.Choice(CHOICES), default="auto", help="Code that quantizes.")
 def convert(
-    app: App, directory: Path, target: Path, outtype: str, threads: int | None, force: bool, kernel: str
+    app: App,
+    directory: Path,
+    target: Path,
+    outtype: str,
+    adapter: Path | None,
+    threads: int | None,
+    force: bool,
+    kernel: str,
 ) -> None:
     """Write a model directory as a GGUF file."""
     from rfctl.converter.convert import convert as run
@@ -55,6 +63,7 @@ def convert(
         directory,
         target,
         outtype=outtype,
+        adapter=adapter,
         threads=threads,
         overwrite=force,
         reporter=app.reporter(),

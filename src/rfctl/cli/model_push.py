@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rfctl.cli.app import App
 from rfctl.cli.kernel import choose_kernel
 from rfctl.cli.output import human_bytes
-from rfctl.core.error import UsageError, VerdictError
+from rfctl.core.error import RfctlError, UsageError, VerdictError
 from rfctl.core.version import __version__
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def push_source(
     wishes: Wishes,
     *,
     quantize: str | None = None,
+    adapter: Path | None = None,
     verify: bool = True,
     modelfile_folder: Path | None = None,
     via: str = "auto",
@@ -52,17 +53,25 @@ def push_source(
 
     if not source.exists():
         raise UsageError("ollama.push-source", path=source)
-    _check_from(source, wishes, modelfile_folder)
     name = name or default_name(source)
+    if source.is_dir() and adapter is None:
+        from rfctl.converter.adapter import find_base
+
+        source, adapter = find_base(source)
+    _check_from(source, wishes, modelfile_folder)
     ledger = app.directories.data / _LEDGER
     _ask_to_replace(app, client, name, ledger, yes)
     if quantize is not None and not source.is_dir():
         raise UsageError("ollama.push-quantize-gguf")
+    if adapter is not None and not source.is_dir():
+        raise UsageError("adapter.base-file", path=source)
     # What is converted here is written by us, and by nobody else afterwards.
     direct = find_direct(app, client, via, store, owned=link or source.is_dir())
     if source.is_dir():
         outtype = quantize or "auto"
-        return _push_directory(app, client, source, name, wishes, outtype, verify, ledger, direct, via)
+        return _push_directory(
+            app, client, source, adapter, name, wishes, outtype, verify, ledger, direct, via
+        )
     return push_file(
         client,
         source,
@@ -144,6 +153,7 @@ def _push_directory(
     app: App,
     client: OllamaClient,
     source: Path,
+    adapter: Path | None,
     name: str,
     wishes: Wishes,
     outtype: str,
@@ -159,7 +169,12 @@ def _push_directory(
 
     reporter = app.reporter()
     folder = app.directories.cache / "push"
-    fingerprint = fingerprint_directory(source, outtype.lower(), __version__)
+    facts = [outtype.lower(), __version__]
+    if adapter is not None:
+        if not adapter.is_dir():
+            raise RfctlError("adapter.not-found", path=adapter)
+        facts.append(fingerprint_directory(adapter))
+    fingerprint = fingerprint_directory(source, *facts)
     header = folder / f"{fingerprint}.header"
     gguf = folder / f"{default_name(source)}.gguf"
     provenance = _describe_origin(source) | {
@@ -168,6 +183,8 @@ def _push_directory(
         "converter": f"rfctl {__version__}",
         "reference": f"llama.cpp {REFERENCE_BUILD}",
     }
+    if adapter is not None:
+        provenance["adapter"] = str(adapter.resolve())
     if sketch := load_sketch(ledger, fingerprint, header, gguf.name):
         again = push_again(
             client,
@@ -188,7 +205,9 @@ def _push_directory(
     gguf = work / gguf.name
     try:
         choose_kernel(app, source, outtype)
-        converted = conversion.convert(source, gguf, outtype=outtype, overwrite=True, reporter=reporter)
+        converted = conversion.convert(
+            source, gguf, outtype=outtype, adapter=adapter, overwrite=True, reporter=reporter
+        )
         # The converter hashed while it wrote; the bytes are not read again.
         Ledger(ledger).record_digest(gguf, "as-is", f"sha256:{converted.sha256}")
         pushed = push_file(
