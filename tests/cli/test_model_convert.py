@@ -162,3 +162,36 @@ def test_an_unknown_outtype_lists_the_known_ones(rfctl: Run, build: Callable[...
     result = rfctl("model", "convert", folder.name, "-o", "out.gguf", "--outtype", "q4_k_xxl")
     assert (result.code, result.out) == (2, "")
     assert "model.outtype-unknown" in result.err and "Q4_K_M" in result.err
+
+
+def test_convert_with_an_adapter(rfctl: Run, golden: Path, tmp_path: Path) -> None:
+    """The option, and an adapter that names its base, give the same file; one that does not fit none."""
+    import numpy as np
+    import safetensor
+    import tiny
+
+    tiny.make_model(tmp_path / "Tiny-7M", golden / "converter" / "tokenizers" / "gpt2")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "base_model_name_or_path": str(tmp_path / "Tiny-7M"),
+    }
+    (adapter / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    module = "base_model.model.model.layers.0.self_attn.o_proj"
+    pair = {f"{module}.lora_{half}.weight": np.full((64, 64), 0.5, np.float32) for half in "AB"}
+    pair = {name: values[:2] if "lora_A" in name else values[:, :2] for name, values in pair.items()}
+    tensors = {name: ("F32", values) for name, values in pair.items()}
+    safetensor.write_safetensors(adapter / "adapter_model.safetensors", tensors)
+    assert rfctl("model", "convert", "Tiny-7M", "-o", "plain.gguf").code == 0
+    assert rfctl("model", "convert", "Tiny-7M", "--adapter", "adapter", "-o", "a.gguf").code == 0
+    assert rfctl("model", "convert", "adapter", "-o", "b.gguf").code == 0
+    plain, first, second = ((tmp_path / f"{name}.gguf").read_bytes() for name in ("plain", "a", "b"))
+    assert first == second != plain
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}), "utf-8")
+    refused = rfctl("model", "convert", "Tiny-7M", "--adapter", "adapter", "-o", "c.gguf")
+    assert refused.code == 1
+    assert refused.err.startswith("error[adapter.dora]")
+    assert not (tmp_path / "c.gguf").exists()
