@@ -66,11 +66,42 @@ def test_a_failed_proof_is_exit_code_5(run: Callable[..., Any], server: Keeper, 
     assert "failed: the server's prompt differs" in done.out
 
 
+def test_push_with_an_adapter(run: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path) -> None:
+    """Another adapter, or none, is another model: what was kept of the base's push is not taken for it."""
+    import numpy as np
+    import safetensor
+    import tiny
+
+    tiny.make_model(tmp_path / "Tiny-7M", golden / "converter" / "tokenizers" / "gpt2")
+    module = "base_model.model.model.layers.0.self_attn.o_proj"
+    for name, value in (("one", 0.5), ("two", 0.25)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "Tiny-7M"}
+        (folder / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+        tensors = {
+            f"{module}.lora_A.weight": ("F32", np.full((2, 64), value, np.float32)),
+            f"{module}.lora_B.weight": ("F32", np.full((64, 2), value, np.float32)),
+        }
+        safetensor.write_safetensors(folder / "adapter_model.safetensors", tensors)
+    digests = []
+    for name, *options in (("plain",), ("one", "--adapter", "one"), ("two", "--adapter", "two")):
+        done = run(
+            "model", "push", "Tiny-7M", name, *options, "--template", "chatml", "--no-verify", "--json"
+        )
+        assert done.code == 0, done.err
+        digests.append(json.loads(done.out)["source_digest"])
+    assert len(set(digests)) == 3
+    absent = run("model", "push", "Tiny-7M", "four", "--adapter", "absent", "--no-verify")
+    assert (absent.code, absent.err.startswith("error[adapter.not-found]")) == (1, True), absent.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "id"),
     [
         (("absent",), 2, "ollama.push-source"),
         (("m.gguf", "--quantize", "Q4_K_M"), 2, "ollama.push-quantize-gguf"),
+        (("m.gguf", "--adapter", "none"), 2, "adapter.base-file"),
         (("m.gguf", "bad name"), 2, "store.name-invalid"),
         (("m.gguf", "--template", "nonsense"), 2, "ollama.family-unknown"),
         (("m.gguf", "--num-ctx", "999999"), 2, "ollama.num-ctx"),
