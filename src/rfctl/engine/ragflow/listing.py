@@ -117,6 +117,8 @@ def _store(connection: sqlite3.Connection, instance: str, names: dict[str, str],
             "UPDATE model SET present = ? WHERE instance_id = ? AND name = ? AND live = 1",
             (int(row["name"] in names), instance, row["name"]),
         )
+    # One stamp for what was found together: the default among them must not hang on the clock's tick.
+    found_at = now()
     for model in fresh:
         # A model that a client registered itself stays as it was registered.
         connection.execute(
@@ -132,6 +134,6 @@ def _store(connection: sqlite3.Connection, instance: str, names: dict[str, str],
                 json.dumps(model.model_types),
                 model.max_tokens,
                 model.digest,
-                now(),
+                found_at,
             ),
         )
