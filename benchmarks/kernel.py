@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rfctl.converter.quantization import kernel
-from rfctl.converter.quantization.native.library import TYPES, NativeKernel, load_native
+from rfctl.converter.quantization.native.loader import TYPES, NativeKernel, load_native
 from rfctl.converter.quantization.type import tensor_type
 
 type Run = Callable[[npt.NDArray[np.float32], npt.NDArray[np.uint8]], None]

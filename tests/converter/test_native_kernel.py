@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfctl.converter.quantization import dtype, kernel
-from rfctl.converter.quantization.native import build, library
-from rfctl.converter.quantization.native.library import CONVERSIONS, TYPES, Missing, NativeKernel, load_native
+from rfctl.converter.quantization.native import build, loader
+from rfctl.converter.quantization.native.loader import CONVERSIONS, TYPES, Missing, NativeKernel, load_native
 from rfctl.converter.quantization.type import tensor_type
 
 type Rows = npt.NDArray[np.float32]
@@ -259,7 +259,7 @@ def test_a_native_library_with_wrong_bytes_is_passed_over(
 
 
 def test_without_a_cache_nothing_is_compiled() -> None:
-    if library.bundled_path().exists():
+    if loader.bundled_path().exists():
         pytest.skip("this installation brought its library")
     found = load_native()
     assert isinstance(found, Missing) and "no cache folder" in found.reason
@@ -321,16 +321,16 @@ class TestBuilding:
     ) -> None:
         bundled = tmp_path / native.path.name
         shutil.copy2(native.path, bundled)
-        monkeypatch.setattr(library, "bundled_path", lambda: bundled)
+        monkeypatch.setattr(loader, "bundled_path", lambda: bundled)
         assert isinstance(load_native(), NativeKernel)
-        monkeypatch.setattr(library, "source_id", lambda: "0" * 16)
+        monkeypatch.setattr(loader, "source_id", lambda: "0" * 16)
         found = load_native()
         assert isinstance(found, Missing) and "another source" in found.reason
 
     def test_without_a_compiler_the_cached_library_serves(
         self, cache: Path, native: NativeKernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(library, "find_compiler", lambda: None)
+        monkeypatch.setattr(loader, "find_compiler", lambda: None)
         found = load_native(cache)
         assert isinstance(found, NativeKernel) and found.path == native.path
         missing = load_native(tmp_path)
@@ -360,7 +360,7 @@ def test_a_killed_build_leaves_no_library(tmp_path: Path) -> None:
     text = 'while [ "$1" != -o ]; do shift; done; echo half > "$2"; sleep 5'
     compiler = script(tmp_path / "cc", text)
     code = (
-        "from pathlib import Path; from rfctl.converter.quantization.native.library import load_native;"
+        "from pathlib import Path; from rfctl.converter.quantization.native.loader import load_native;"
         f"load_native(Path({str(tmp_path)!r}), compiler=Path({str(compiler)!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as process:

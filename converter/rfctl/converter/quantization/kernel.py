@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rfctl.converter.quantization.dtype import f32_to_bf16, f32_to_f16
-from rfctl.converter.quantization.native.library import TYPES as NATIVE_TYPES
-from rfctl.converter.quantization.native.library import Missing, NativeKernel, load_native
+from rfctl.converter.quantization.native.loader import TYPES as NATIVE_TYPES
+from rfctl.converter.quantization.native.loader import Missing, NativeKernel, load_native
 from rfctl.converter.quantization.type import tensor_type, tensor_types
 from rfctl.core.error import RfctlError
 

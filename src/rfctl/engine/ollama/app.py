@@ -58,7 +58,7 @@ async def lifespan(models_dir: Path, *, max_loaded: int = 3) -> AsyncIterator[st
     store.blobs.mkdir(parents=True, exist_ok=True)
     store.collect_garbage()
     async with Pool(max_loaded=max_loaded) as pool:
-        yield state.State(store=store, library=Library(store), pool=pool, version=api_version())
+        yield state.State(store=store, models=Library(store), pool=pool, version=api_version())
 
 
 def internal_error() -> Response:

@@ -51,7 +51,7 @@ async def chat(request: Request) -> Response:
     name = body.get("model") or ""
     if not name:
         raise ApiError(400, "model is required")
-    model = shared.library.get(name)
+    model = shared.models.get(name)
     keep_alive = parse_duration(body.get("keep_alive"))
     messages = [_check_message(message) for message in body.get("messages", [])]
     if model.is_embedding:

@@ -91,7 +91,7 @@ async def _create(shared: state.State, name: ModelName, body: Mapping[str, Any])
     async with shared.creating:
         base: Model | None = None
         if body.get("from"):
-            base = shared.library.get(body["from"])
+            base = shared.models.get(body["from"])
             layers = _inherited(base, name)
             for layer in layers:
                 yield {"status": f"using existing layer {layer.digest}"}
@@ -182,7 +182,7 @@ def _open_files(shared: state.State, files: Mapping[str, str]) -> tuple[list[Lay
     model: GgufHeader | None = None
     for digest in files.values():
         try:
-            header = shared.library.header(normalise_digest(_exact(digest)))
+            header = shared.models.header(normalise_digest(_exact(digest)))
         except ValueError:
             raise ApiError(500, "invalid digest format") from None
         except OSError as error:

@@ -39,7 +39,7 @@ async def embed(request: Request) -> Response:
     name = body.get("model") or ""
     missing = f'model "{name}" not found, try pulling it first' if name else "model '' not found"
     shared = state.of(request)
-    model = shared.library.get(name, missing=missing)
+    model = shared.models.get(name, missing=missing)
     keep_alive = parse_duration(body.get("keep_alive"))
     texts = _inputs(body.get("input"))
     if not model.is_embedding:
@@ -61,7 +61,7 @@ async def embeddings(request: Request) -> Response:
     """One vector for `prompt`. Raises ApiError."""
     body = await read_body(request, "EmbeddingRequest", _EMBEDDINGS)
     shared = state.of(request)
-    model = shared.library.get(body.get("model") or "")
+    model = shared.models.get(body.get("model") or "")
     keep_alive = parse_duration(body.get("keep_alive"))
     if not model.is_embedding:
         raise ApiError(500, _UNSUPPORTED)

@@ -42,7 +42,7 @@ async def generate(request: Request) -> Response:
     body = await read_body(request, "GenerateRequest", _FIELDS)
     shared = state.of(request)
     name = body.get("model") or ""
-    model = shared.library.get(name)
+    model = shared.models.get(name)
     keep_alive = parse_duration(body.get("keep_alive"))
     if body.get("raw") and any(body.get(key) for key in ("template", "system", "context")):
         raise ApiError(400, "raw mode does not support template, system, or context")

@@ -50,7 +50,7 @@ def _readable(shared: state.State) -> list[Model]:
     found = []
     for stored in shared.store.models():
         try:
-            found.append(shared.library.open(stored))
+            found.append(shared.models.open(stored))
         except ApiError:
             continue
     return found
@@ -77,7 +77,7 @@ async def list_loaded(request: Request) -> Response:
         stored = shared.store.read(parse_name(loaded.name))
         if stored is None:
             continue
-        model = shared.library.open(stored)
+        model = shared.models.open(stored)
         lines.append(
             {
                 "name": loaded.name,

@@ -55,7 +55,7 @@ async def chat(request: Request) -> Response:
     try:
         body = await read_body(request, "ChatCompletionRequest", _CHAT)
         name = body.get("model") or ""
-        model = state.of(request).library.get(name)
+        model = state.of(request).models.get(name)
         messages = [_from_openai(message) for message in body.get("messages", [])]
         if model.is_embedding:
             raise ApiError(400, f'"{name}" does not support chat')
@@ -82,7 +82,7 @@ async def embed(request: Request) -> Response:
     try:
         body = await read_body(request, "EmbedRequest", _EMBED)
         shared = state.of(request)
-        model = shared.library.get(body.get("model") or "")
+        model = shared.models.get(body.get("model") or "")
         texts = body.get("input")
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):

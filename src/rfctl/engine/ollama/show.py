@@ -37,7 +37,7 @@ async def show(request: Request) -> Response:
     if not text:
         raise ApiError(400, "model is required")
     shown = str(parse_name(text)) if is_valid_name(text) else text
-    model = state.of(request).library.get(text, missing=f"model '{shown}' not found")
+    model = state.of(request).models.get(text, missing=f"model '{shown}' not found")
     # With `verbose` the whole vocabulary is read and written.
     return await asyncio.to_thread(lambda: answer(describe(model, body)))
 

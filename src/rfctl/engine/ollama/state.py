@@ -17,7 +17,7 @@ class State:
     """version: what `/api/version` says; creating: one create at a time per engine."""
 
     store: ModelStore
-    library: Library
+    models: Library
     pool: Pool
     version: str
     creating: asyncio.Lock = field(default_factory=asyncio.Lock)
