@@ -108,7 +108,9 @@ def _shorten(text: str, limit: int) -> Iterator[str]:
     if count_tokens(text) <= limit * _TOLERANCE:
         yield text
         return
-    units = [part for sentence in _SENTENCE.split(text) for part in _words(sentence, limit)]
+    # A text that ends with a sentence and a blank has nothing behind its last end.
+    sentences = filter(None, _SENTENCE.split(text))
+    units = [part for sentence in sentences for part in _words(sentence, limit)]
     part, size = "", 0
     for unit in units:
         length = count_tokens(unit)
