@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.13 || command -v python3 || command -v pyth
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types check bench clean
@@ -18,26 +19,31 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' || \
 	  { echo "rfctl needs Python 3.13; found $(PYTHON). Set PYTHON=/path/to/python3.13" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $(STAMP)
+
+# The validators and the real Compose are large: only who tests or lints waits for them.
+$(DEV): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(DEV)
 
 demo: $(STAMP)
 	@$(BIN)/rfctl demo $(ARGS)
 
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(STAMP)
+types: $(DEV)
 	$(BIN)/mypy -p rfctl
 
 check: lint types test
 
-bench: $(STAMP)
+bench: $(DEV)
 	$(BIN)/python benchmarks/convert.py $(ARGS)
 
 clean:
