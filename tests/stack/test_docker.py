@@ -185,6 +185,7 @@ def test_a_failing_health_check_is_shown(stack: Stack) -> None:
 
 def test_more_executors(stack: Stack) -> None:
     stack.services = (*CORE, "executor")
+    stack.modes["executor"] = "dead"
     result = stack("stack", "up", "--timeout", "60", "--executors", "2")
     assert result.code == 1
     # The stub is no task executor: the shipped health check must see that.
