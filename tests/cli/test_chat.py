@@ -164,3 +164,96 @@ def test_talk_survives_a_model_that_fails(chat: Run) -> None:
     assert result.code == 1
     assert result.out.startswith("/history")
     assert result.err.startswith("error[chat.model-failed]: ")
+
+
+def test_an_assistant_is_edited_from_flags_and_from_a_file(chat: Run, tmp_path: Path) -> None:
+    file = tmp_path / "helper.toml"
+    file.write_text(
+        'kb = ["docs"]\nmodel = "smollm2:135m"\nsystem = "Use {braces}.\\n{knowledge}"\ntop_n = 4\n',
+        encoding="utf-8",
+    )
+    made = chat("chat", "create", "helper", "--file", str(file), "--opener", "你好")
+    assert (made.code, made.out) == (
+        0,
+        "Created the assistant helper (smollm2:135m@local@Ollama) over docs\n",
+    )
+    assert chat("chat", "show", "helper").out == (
+        "name                      helper\n"
+        "kb                        docs\n"
+        "model                     smollm2:135m@local@Ollama\n"
+        "system                    Use {braces}.\n"
+        "                          {knowledge}\n"
+        "opener                    你好\n"
+        "empty_response            Nothing about this was found in the knowledge base.\n"
+        "refine_multiturn          False\n"
+        "temperature               0.1\n"
+        "top_p                     0.3\n"
+        "top_n                     4\n"
+        "top_k                     1024\n"
+        "similarity_threshold      0.2\n"
+        "vector_similarity_weight  0.3\n"
+    )
+    edited = chat("chat", "edit", "helper", "--file", str(file), "--top-n", "3", "--name", "aide")
+    assert (edited.code, edited.out) == (0, "Changed the assistant aide: name, top_n\n")
+    again = json.loads(chat("chat", "edit", "aide", "--top-n", "3", "--json").out)
+    assert (again["unchanged"], again["changed"]) == (True, [])
+    shown = json.loads(chat("chat", "show", "aide", "--json").out)
+    assert shown["options"]["system"] == "Use {braces}.\n{knowledge}"
+    assert (shown["options"]["top_n"], shown["options"]["opener"]) == (3, "你好")
+    assert chat("chat", "edit", "aide", "--model", "qwen2.5-coder:1.5b").out == (
+        "Changed the assistant aide: model\n"
+    )
+
+
+def test_settings_that_differ_are_not_passed_over(chat: Run, tmp_path: Path) -> None:
+    chat("chat", "create", "helper", "--kb", "docs")
+    chat("chat", "create", "other", "--kb", "docs")
+    result = chat("chat", "create", "helper", "--kb", "docs", "--top-n", "9", "--temperature", "0.1")
+    assert result.code == 2
+    assert result.err == (
+        "error[chat.other-options]: The assistant helper is there, but with other settings: top_n\n"
+        "  why: Creating leaves one that is there as it is\n"
+        "  next: rfctl chat edit helper with the same options, or choose another name\n"
+        "  rfctl explain chat.other-options\n"
+    )
+    for arguments, id in (
+        (("edit", "helper"), "chat.nothing-to-edit"),
+        (("edit", "helper", "--name", "OTHER"), "chat.name-taken"),
+        (("edit", "nobody", "--top-n", "3"), "chat.unknown"),
+        (("create", "x", "--kb", "docs", "--no-kb"), "chat.kb-and-none"),
+        (("show",), "chat.not-chosen"),
+        (("create", "x", "--file", str(tmp_path / "none.toml")), "chat.file-unreadable"),
+    ):
+        refused = chat("chat", *arguments)
+        assert (refused.code, refused.err.split(":")[0]) == (2, f"error[{id}]")
+    for text, id in (
+        ("temprature = 1", "chat.file-key"),
+        ("top_n = 'many'", "dataset.option-invalid"),
+        ("top_n = true", "dataset.option-invalid"),
+        ("top_n = 1000", "dataset.option-invalid"),
+        ("kb = 3", "dataset.option-invalid"),
+        ("model = 3", "dataset.option-invalid"),
+        ("= 3", "chat.file-broken"),
+    ):
+        file = tmp_path / "broken.toml"
+        file.write_text(text, encoding="utf-8")
+        refused = chat("chat", "edit", "helper", "--file", str(file))
+        assert (refused.code, refused.err.split(":")[0]) == (2, f"error[{id}]")
+
+
+def test_an_assistant_without_knowledge_bases_answers_from_the_model(chat: Run) -> None:
+    engine = chat.__dict__["engine"]
+    made = chat("chat", "create", "bare", "--no-kb", "--system", "Be brief.\n{knowledge}")
+    assert (made.code, made.out.split(" over ")[1]) == (0, "-\n")
+    engine.double.requests.clear()
+    result = chat("chat", "ask", "bare", "What is the launch code name?", "-q")
+    assert (result.code, result.err) == (0, "")
+    (asked,) = [body for kind, body in engine.double.requests if kind == "chat"]
+    assert asked["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert "Aurora" not in json.dumps(asked)
+    assert chat("chat", "edit", "bare", "--kb", "docs").out == "Changed the assistant bare: kb\n"
+    engine.double.requests.clear()
+    assert "Sources:" in chat("chat", "ask", "bare", "What is the launch code name?", "-q").out
+    (asked,) = [body for kind, body in engine.double.requests if kind == "chat"]
+    assert "Aurora" in json.dumps(asked)
+    assert chat("chat", "edit", "bare", "--no-kb").out == "Changed the assistant bare: kb\n"

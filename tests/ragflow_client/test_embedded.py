@@ -8,7 +8,7 @@ import pytest
 from ragflow_bench import Bench
 
 from rfctl.core.error import RfctlError, UsageError
-from rfctl.ragflow_client.chat import SYSTEM, ChatOptions, escape_braces
+from rfctl.ragflow_client.chat_option import SYSTEM, ChatOptions, escape_braces
 from rfctl.ragflow_client.connection import Ragflow, connect
 from rfctl.ragflow_client.dataset import CHUNK_METHODS, ParserOptions
 from rfctl.ragflow_client.parse import Patience

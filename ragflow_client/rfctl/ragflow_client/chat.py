@@ -1,4 +1,4 @@
-"""Assistants: create, list, remove."""
+"""Assistants: create, list, edit, remove."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfctl.core.error import RefusedError, RfctlError, UsageError
+from rfctl.ragflow_client.chat_option import ChatOptions, check_options, citing, compare, place, read_options
 from rfctl.ragflow_client.dataset import Dataset
 from rfctl.ragflow_client.failure import ServerError, UncertainError
 from rfctl.ragflow_client.model import choose_model
@@ -26,71 +27,7 @@ from rfctl.ragflow_client.retrieval import check_one_model
 from rfctl.ragflow_client.transport import Api
 
 MAX_NAME_BYTES = 255
-KNOWLEDGE = "{knowledge}"
-# Short on purpose: RAGFlow adds about 1,500 tokens of rules for citations to every prompt.
-SYSTEM = (
-    "Answer the question from the passages below, in the language of the question. Keep to what they say and "
-    "cite each passage you use as [ID:n]. If they do not hold the answer, say so.\n" + KNOWLEDGE
-)
 _UNPARSED = "doesn't own parsed file"
-
-
-@dataclass(frozen=True)
-class ChatOptions:
-    """How an assistant answers.
-
-    system          instructions; `{knowledge}` stands for the passages and is added when missing
-    empty_response  what is said, without a model, when nothing was found; "" lets the model answer freely
-    top_n           passages per question; similarity_threshold and vector_similarity_weight are 0-1
-    """
-
-    system: str = SYSTEM
-    opener: str = ""
-    empty_response: str = ""
-    top_n: int = 6
-    similarity_threshold: float = 0.2
-    vector_similarity_weight: float = 0.3
-    top_k: int = 1024
-    temperature: float = 0.1
-    top_p: float = 0.3
-    refine_multiturn: bool = False
-
-    def check(self) -> None:
-        """Raise UsageError `dataset.option-invalid`: RAGFlow does not look at these numbers."""
-        for name, least, most in (
-            ("top_n", 1, 100),
-            ("top_k", 1, 2048),
-            ("similarity_threshold", 0, 1),
-            ("vector_similarity_weight", 0, 1),
-            ("temperature", 0, 2),
-            ("top_p", 0, 1),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise UsageError(
-                    "dataset.option-invalid", option=name, value=value, allowed=f"{least}-{most}"
-                )
-
-    def to_body(self) -> dict[str, Any]:
-        """The fields of a chat in the form of RAGFlow 0.25 and later, which older servers take too."""
-        return {
-            # No frequency_penalty: LiteLLM makes it repeat_penalty, which below 1 rewards repetition.
-            "llm_setting": {"temperature": self.temperature, "top_p": self.top_p},
-            "prompt_config": {
-                "system": _prepare(self.system),
-                "prologue": self.opener,
-                "parameters": [{"key": "knowledge", "optional": False}],
-                "empty_response": self.empty_response,
-                "quote": True,
-                "tts": False,
-                "refine_multiturn": self.refine_multiturn,
-            },
-            "similarity_threshold": self.similarity_threshold,
-            "vector_similarity_weight": self.vector_similarity_weight,
-            "top_n": self.top_n,
-            "top_k": self.top_k,
-            "rerank_id": "",
-        }
 
 
 @dataclass(frozen=True)
@@ -139,32 +76,38 @@ def get_chat(api: Api, name: str) -> Chat:
 
 
 def create_chat(
-    api: Api, name: str, datasets: Sequence[Dataset], *, model: str = "", options: ChatOptions | None = None
+    api: Api,
+    name: str,
+    datasets: Sequence[Dataset],
+    *,
+    model: str = "",
+    options: ChatOptions | None = None,
+    insist: Sequence[str] = (),
 ) -> tuple[Chat, bool]:
     """Create an assistant; (assistant, whether it is new). One of that name is kept if it fits the wish.
 
-    model: as `choose_model` takes it, "" for the account's default. Raises UsageError `chat.name-invalid`,
-    `chat.other-datasets`, `chat.other-model`, `dataset.not-parsed`, `dataset.different-models`, and the
-    errors of `choose_model`.
+    model: as `choose_model` takes it, "" for the account's default. insist: names of the options that one of
+    that name must have too. Without datasets the model answers from what it was trained on. Raises UsageError
+    `chat.name-invalid`, `chat.other-datasets`, `chat.other-model`, `chat.other-options`,
+    `dataset.not-parsed`, `dataset.different-models`, and the errors of `choose_model`.
     """
-    name = name.strip()
-    if not name or len(name.encode("utf-8", errors="replace")) > MAX_NAME_BYTES or not name.isprintable():
-        raise UsageError("chat.name-invalid", name=name[:40], limit=MAX_NAME_BYTES)
+    name = _check_name(name)
     chosen = options or ChatOptions()
     chosen.check()
     existing = find_chat(api, name)
     if existing is not None:
         _check_same(api, existing, datasets, model)
+        wanted = {option: getattr(chosen, option) for option in insist}
+        different = compare(_fetch(api, existing), wanted, knowledge=bool(datasets)) if wanted else ()
+        if different:
+            raise UsageError("chat.other-options", name=existing.name, options=", ".join(different))
         return existing, False
-    for dataset in datasets:
-        if dataset.chunk_count == 0:
-            raise UsageError("dataset.not-parsed", name=dataset.name)
-    check_one_model(datasets)
+    _check_parsed(datasets)
     body = {
         "name": name,
         "dataset_ids": check_ids([one.id for one in datasets]) if datasets else [],
         "llm_id": choose_model(api, "chat", model).full_name,
-        **chosen.to_body(),
+        **chosen.to_body(knowledge=bool(datasets)),
     }
     try:
         return _read(record(api.call("POST", "/chats", json=body), "/chats")), True
@@ -177,6 +120,61 @@ def create_chat(
         if _UNPARSED in error.message:
             raise UsageError("dataset.not-parsed", name=", ".join(one.name for one in datasets)) from error
         raise
+
+
+def edit_chat(
+    api: Api,
+    chat: Chat,
+    *,
+    name: str = "",
+    datasets: Sequence[Dataset] | None = None,
+    model: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Chat, tuple[str, ...]]:
+    """Change what is given of an assistant; (assistant, names of what differed). Its sessions stay.
+
+    options: names of ChatOptions with new values; the others keep theirs, also those that only the server's
+    own pages know. Raises what `create_chat` raises, and UsageError `chat.name-taken`.
+    """
+    wanted = dict(options or {})
+    check_options(wanted)
+    row = _fetch(api, chat)
+    body: dict[str, Any] = {}
+    if name and _check_name(name) != chat.name:
+        other = find_chat(api, name)
+        if other is not None and other.id != chat.id:
+            raise UsageError("chat.name-taken", name=other.name)
+        body["name"] = _check_name(name)
+    changed = ["name"] if body else []
+    if datasets is not None and {one.id for one in datasets} != set(chat.dataset_ids):
+        _check_parsed(datasets)
+        body["dataset_ids"] = check_ids([one.id for one in datasets]) if datasets else []
+        changed.append("kb")
+    if model:
+        target = choose_model(api, "chat", model)
+        if chat.model not in (target.full_name, target.id):
+            body["llm_id"] = target.full_name
+            changed.append("model")
+    knowledge = bool(chat.dataset_ids if datasets is None else datasets)
+    different = compare(row, wanted, knowledge=knowledge)
+    placed = {option: wanted[option] for option in different}
+    if knowledge != bool(chat.dataset_ids):
+        placed.setdefault("system", read_options(row).get("system", ""))
+        body["prompt_config"] = citing(knowledge=knowledge)
+    for key, value in place(placed, knowledge=knowledge).items():
+        body[key] = {**body.get(key, {}), **value} if isinstance(value, dict) else value
+    changed += different
+    if not body:
+        return chat, ()
+    path = f"/chats/{check_ids([chat.id])[0]}"
+    data = api.call("PATCH", path, json=body, repeatable=True)
+    after = _read(data) if isinstance(data, Mapping) and text(data, "id") else get_chat(api, chat.id)
+    return after, tuple(changed)
+
+
+def describe_options(api: Api, chat: Chat) -> dict[str, Any]:
+    """The options of an assistant by name, as the server has them; braces of the system text unescaped."""
+    return read_options(_fetch(api, chat))
 
 
 def remove_chat(api: Api, chat: Chat) -> None:
@@ -192,14 +190,23 @@ def remove_chat(api: Api, chat: Chat) -> None:
         raise RefusedError("chat.still-there", name=chat.name)
 
 
-def escape_braces(text: str) -> str:
-    """Braces doubled, but for `{knowledge}`: the server formats the system text (str.format)."""
-    return KNOWLEDGE.join(part.replace("{", "{{").replace("}", "}}") for part in text.split(KNOWLEDGE))
+def _check_name(name: str) -> str:
+    name = name.strip()
+    if not name or len(name.encode("utf-8", errors="replace")) > MAX_NAME_BYTES or not name.isprintable():
+        raise UsageError("chat.name-invalid", name=name[:40], limit=MAX_NAME_BYTES)
+    return name
 
 
-def _prepare(system: str) -> str:
-    escaped = escape_braces(system)
-    return escaped if KNOWLEDGE in escaped else f"{escaped}\n{KNOWLEDGE}"
+def _check_parsed(datasets: Sequence[Dataset]) -> None:
+    for dataset in datasets:
+        if dataset.chunk_count == 0:
+            raise UsageError("dataset.not-parsed", name=dataset.name)
+    check_one_model(datasets)
+
+
+def _fetch(api: Api, chat: Chat) -> Mapping[str, Any]:
+    path = f"/chats/{check_ids([chat.id])[0]}"
+    return record(api.call("GET", path), path)
 
 
 def _check_same(api: Api, chat: Chat, datasets: Sequence[Dataset], model: str) -> None:

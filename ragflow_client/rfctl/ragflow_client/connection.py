@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.ragflow_client import chat as chat_room
@@ -24,7 +24,8 @@ from rfctl.ragflow_client.answer import (
     read_messages,
     remove_session,
 )
-from rfctl.ragflow_client.chat import Chat, ChatOptions
+from rfctl.ragflow_client.chat import Chat
+from rfctl.ragflow_client.chat_option import ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, ParserOptions
 from rfctl.ragflow_client.document import Document
 from rfctl.ragflow_client.evaluation import Evaluation, evaluate
@@ -241,8 +242,25 @@ class Ragflow:
         *,
         model: str = "",
         options: ChatOptions | None = None,
+        insist: Sequence[str] = (),
     ) -> tuple[Chat, bool]:
-        return chat_room.create_chat(self.api, name, datasets, model=model, options=options)
+        return chat_room.create_chat(self.api, name, datasets, model=model, options=options, insist=insist)
+
+    def edit_chat(
+        self,
+        target: Chat,
+        *,
+        name: str = "",
+        datasets: Sequence[Dataset] | None = None,
+        model: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[Chat, tuple[str, ...]]:
+        return chat_room.edit_chat(
+            self.api, target, name=name, datasets=datasets, model=model, options=options
+        )
+
+    def chat_options(self, target: Chat) -> dict[str, Any]:
+        return chat_room.describe_options(self.api, target)
 
     def remove_chat(self, target: Chat) -> None:
         chat_room.remove_chat(self.api, target)

@@ -22,35 +22,6 @@ if TYPE_CHECKING:
 UNCITED_SHOWN = 3
 
 
-@command("create")
-@click.argument("name")
-@click.option("--kb", metavar="NAME", multiple=True)
-@click.option("--model", metavar="MODEL", default="")
-@click.option("--top-n", type=click.IntRange(1, 100), default=6, show_default=True)
-@click.option("--system", metavar="TEXT", default="")
-@click.option("--empty-response", metavar="TEXT")
-def create(
-    app: App,
-    name: str,
-    kb: tuple[str, ...],
-    model: str,
-    top_n: int,
-    system: str,
-    empty_response: str | None,
-) -> None:
-    """Create an assistant; one of that name that fits is left as it is."""
-    from rfctl.ragflow_client.chat import SYSTEM, ChatOptions
-
-    nothing = app.out.text("chat.empty-response") if empty_response is None else empty_response
-    options = ChatOptions(system=system or SYSTEM, top_n=top_n, empty_response=nothing)
-    with app.ragflow() as ragflow:
-        datasets = [ragflow.dataset(one) for one in kb] or [choose(app, ragflow, None)]
-        chat, is_new = ragflow.create_chat(name, datasets, model=model, options=options)
-    app.out.report({"unchanged": not is_new, "chat": chat})
-    names = ", ".join(one.name for one in datasets)
-    app.out.say("chat.created" if is_new else "chat.exists", name=chat.name, model=chat.model, kb=names)
-
-
 @command("ls")
 def ls(app: App) -> None:
     """List the assistants."""
@@ -133,11 +104,8 @@ def _print_passages(app: App, sources: Sequence[Source]) -> None:
         app.out.line(f"      {excerpt(source.content, 90)}")
 
 
-def choose_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
-    """The assistant that is meant: the named one, the default, the only one, or a new one for the only
-    knowledge base."""
-    from rfctl.ragflow_client.chat import ChatOptions
-
+def pick_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
+    """The assistant that is meant: the named one, the default, or the only one. Raises UsageError."""
     wanted = name or app.settings.get("chat.default")
     if wanted:
         return ragflow.chat(wanted)
@@ -146,6 +114,15 @@ def choose_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
         return chats[0]
     if chats:
         raise UsageError("chat.not-chosen", known=", ".join(one.name for one in chats))
+    raise UsageError("chat.none-yet", url=ragflow.url)
+
+
+def choose_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
+    """Like `pick_chat`; where there is none at all, one is made for the only knowledge base."""
+    from rfctl.ragflow_client.chat_option import ChatOptions
+
+    if name or app.settings.get("chat.default") or ragflow.chats():
+        return pick_chat(app, ragflow, name)
     dataset = choose(app, ragflow, None)
     options = ChatOptions(empty_response=app.out.text("chat.empty-response"))
     chat, _ = ragflow.create_chat(dataset.name, [dataset], options=options)

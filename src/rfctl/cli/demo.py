@@ -173,7 +173,7 @@ def _push(steps: _Steps, source: Path, name: str, outtype: str, parameters: Mapp
 def _talk(
     steps: _Steps, names: Names, chat: Push, embedding: Push, document: Path, questions: tuple[str, ...]
 ) -> tuple[UploadItem, list[Turn]]:
-    from rfctl.ragflow_client.chat import ChatOptions
+    from rfctl.ragflow_client.chat_option import ChatOptions
     from rfctl.ragflow_client.dataset import ParserOptions
     from rfctl.ragflow_client.provider import ModelSpec
 

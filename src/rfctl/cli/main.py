@@ -42,7 +42,9 @@ NOUNS: dict[str, dict[str, str]] = {
         "rm": "rfctl.cli.kb:rm",
     },
     "chat": {
-        "create": "rfctl.cli.chat:create",
+        "create": "rfctl.cli.chat_edit:create",
+        "edit": "rfctl.cli.chat_edit:edit",
+        "show": "rfctl.cli.chat_edit:show",
         "ask": "rfctl.cli.chat:ask",
         "talk": "rfctl.cli.chat_talk:talk",
         "ls": "rfctl.cli.chat:ls",
