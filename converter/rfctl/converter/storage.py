@@ -123,6 +123,13 @@ class PartialFile:
         except OSError as error:
             raise self._explain(error, len(view)) from error
 
+    def sync(self) -> None:
+        """Bring all that was written to the disk; what goes wrong there goes wrong before any renaming."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._explain(error, 0) from error
+
     def commit(self) -> None:
         """Sync, and take the target's place."""
         try:

@@ -8,11 +8,12 @@ few chunks per thread.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,28 +27,49 @@ from rfctl.converter.header import SourceTensor
 from rfctl.converter.layout import Layout, Place, lay_out, pad
 from rfctl.converter.plan import Plan
 from rfctl.converter.quantization.type import tensor_type
+from rfctl.converter.split import WHOLE, SplitRule, name_pieces, split_plan
 from rfctl.converter.storage import PartialFile, SourceReader
 from rfctl.core.error import RefusedError, RfctlError
 from rfctl.core.file import sync_directory
-from rfctl.core.progress import SILENT, Reporter
+from rfctl.core.progress import SILENT, Reporter, Stage
 
 _CHUNK_WEIGHTS = 1 << 20
 _ALL_WEIGHTS = 6 << 20  # in work at the same time, whatever the number of threads
 
 
 @dataclass(frozen=True)
-class Written:
-    """A finished file.
-
-    size      bytes
-    sha256    hex
-    warnings  (id, params)
-    """
+class File:
+    """One finished file. `size` in bytes, `sha256` in hex."""
 
     path: Path
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """Finished files: one, or the pieces of a split one in their order.
+
+    warnings  (id, params)
+    """
+
+    files: tuple[File, ...]
     warnings: tuple[tuple[str, dict[str, object]], ...]
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first piece, which is the one to load."""
+        return self.files[0].path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of the first piece."""
+        return self.files[0].sha256
 
 
 @dataclass(frozen=True)
@@ -64,33 +86,76 @@ def write_plan(
     *,
     threads: int | None = None,
     overwrite: bool = False,
+    split: SplitRule = WHOLE,
     reporter: Reporter = SILENT,
 ) -> Written:
     """Write the file of `plan` to `target`; on any failure the old file, or none, is there.
 
     threads   workers; None: one per core, at most 16
+    split     when to begin another piece; the pieces are named after `target` (`split.py`). They take their
+              names together when all are complete, the first one last: without it llama.cpp loads none
     Raises RefusedError `model.target-exists`; RfctlError `model.target-full`, `model.target-unwritable`,
     `model.target-busy`, `model.not-finite` (names tensor and row), `model.overflow`,
     `model.shard-truncated`, `model.kernel-missing`.
     """
-    if target.exists() and not overwrite:
-        raise RefusedError("model.target-exists", path=target)
+    pieces = split_plan(plan, split)
+    targets = name_pieces(target, len(pieces))
+    for path in targets:
+        if path.exists() and not overwrite:
+            raise RefusedError("model.target-exists", path=path)
     if not target.parent.is_dir():
         raise RfctlError("model.target-unwritable", path=target, what=f"no folder {target.parent}")
-    layout = lay_out(plan)
+    layouts = [lay_out(piece) for piece in pieces]
+    needed = sum(layout.size for layout in layouts)
     free = shutil.disk_usage(target.parent).free
-    if free < layout.size:
-        raise RfctlError("model.target-full", path=target, needed=layout.size, free=free)
+    if free < needed:
+        raise RfctlError("model.target-full", path=target, needed=needed, free=free)
     workers = max(1, min(16, threads if threads is not None else os.cpu_count() or 1))
-    with SourceReader(tensor.file for tensor in _list_sources(plan)) as reader:
-        partial = PartialFile(target, layout.size)
-        try:
-            digest, warnings = _write_all(plan, layout, reader, partial, workers, reporter)
-            partial.commit()
-        finally:
-            partial.discard()
+    digests = []
+    overflows: dict[str, int] = {}
+    with (
+        SourceReader(tensor.file for tensor in _list_sources(plan)) as reader,
+        contextlib.ExitStack() as stack,
+        reporter.stage("model.stage-write", total=needed, file=target.name) as stage,
+    ):
+        partials = []
+        for path, layout in zip(targets, layouts, strict=True):
+            partial = PartialFile(path, layout.size)
+            stack.callback(partial.discard)
+            partials.append(partial)
+        for layout, partial in zip(layouts, partials, strict=True):
+            digest, beyond = _write_all(plan, layout, reader, partial, workers, stage)
+            digests.append(digest)
+            overflows |= beyond
+        _commit(partials)
     sync_directory(target.parent)
-    return Written(target, layout.size, digest, warnings)
+    warnings: list[tuple[str, dict[str, object]]] = []
+    if overflows:
+        first, row = next(iter(overflows.items()))
+        warnings.append(("model.overflow-written", {"tensor": first, "row": row, "count": len(overflows)}))
+    files = zip(targets, layouts, digests, strict=True)
+    return Written(tuple(File(path, layout.size, digest) for path, layout, digest in files), tuple(warnings))
+
+
+def _commit(partials: Sequence[PartialFile]) -> None:
+    """Give all files their names; if that fails half-way, none of a set keeps its name."""
+    first, *others = partials
+    if not others:
+        first.commit()
+        return
+    for partial in partials:
+        partial.sync()
+    # From here to the last renaming there must be no first piece, neither an old nor a new one.
+    first.target.unlink(missing_ok=True)
+    done = []
+    try:
+        for partial in (*others, first):
+            partial.commit()
+            done.append(partial.target)
+    except BaseException:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _list_sources(plan: Plan) -> Iterator[SourceTensor]:
@@ -111,8 +176,9 @@ def list_slices(expression: Any) -> Iterator[SourceTensor]:
 
 
 def _write_all(
-    plan: Plan, layout: Layout, reader: SourceReader, partial: PartialFile, workers: int, reporter: Reporter
-) -> tuple[str, tuple[tuple[str, dict[str, object]], ...]]:
+    plan: Plan, layout: Layout, reader: SourceReader, partial: PartialFile, workers: int, stage: Stage
+) -> tuple[str, dict[str, int]]:
+    """sha256 of the file, and tensors with values beyond their type with the first such row."""
     digest = hashlib.sha256(layout.head)
     partial.write(layout.head, 0)
     overflows: dict[str, int] = {}
@@ -120,41 +186,36 @@ def _write_all(
     window: deque[Future[_Done]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="convert")
     try:
-        with reporter.stage("model.stage-write", total=layout.size, file=partial.target.name) as stage:
-            stage.advance(len(layout.head))
-            jobs = _list_jobs(layout, chunk)
-            more = True
-            while more or window:
-                while more and len(window) <= workers:
-                    job = next(jobs, None)
-                    more = job is not None
-                    if job is not None:
-                        window.append(pool.submit(_run, reader, partial, *job))
-                if window:
-                    done = window.popleft().result()
-                    tensor = done.place.tensor
-                    if done.overflow_row is not None:
-                        # An infinite scale makes a whole block NaN; an infinite half is one weight, as in
-                        # the reference.
-                        if plan.is_strict or tensor_type(tensor.type).is_quantized:
-                            raise RfctlError(
-                                "model.overflow", tensor=tensor.name, row=done.overflow_row, type=tensor.type
-                            )
-                        overflows.setdefault(tensor.name, done.overflow_row)
-                    digest.update(done.data)
-                    padding = pad(done.place.size) - done.place.size if done.is_last else 0
-                    digest.update(bytes(padding))
-                    stage.advance(done.data.nbytes + padding)
-                    del done
+        stage.advance(len(layout.head))
+        jobs = _list_jobs(layout, chunk)
+        more = True
+        while more or window:
+            while more and len(window) <= workers:
+                job = next(jobs, None)
+                more = job is not None
+                if job is not None:
+                    window.append(pool.submit(_run, reader, partial, *job))
+            if window:
+                done = window.popleft().result()
+                tensor = done.place.tensor
+                if done.overflow_row is not None:
+                    # An infinite scale makes a whole block NaN; an infinite half is one weight, as in
+                    # the reference.
+                    if plan.is_strict or tensor_type(tensor.type).is_quantized:
+                        raise RfctlError(
+                            "model.overflow", tensor=tensor.name, row=done.overflow_row, type=tensor.type
+                        )
+                    overflows.setdefault(tensor.name, done.overflow_row)
+                digest.update(done.data)
+                padding = pad(done.place.size) - done.place.size if done.is_last else 0
+                digest.update(bytes(padding))
+                stage.advance(done.data.nbytes + padding)
+                del done
     finally:
         for future in window:
             future.cancel()
         pool.shutdown(wait=True)
-    warnings: list[tuple[str, dict[str, object]]] = []
-    if overflows:
-        first, row = next(iter(overflows.items()))
-        warnings.append(("model.overflow-written", {"tensor": first, "row": row, "count": len(overflows)}))
-    return digest.hexdigest(), tuple(warnings)
+    return digest.hexdigest(), overflows
 
 
 def _list_jobs(layout: Layout, chunk: int) -> Iterator[tuple[Place, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from rfctl.core.error import UsageError
 if TYPE_CHECKING:
     from rfctl.converter.check import CheckReport
     from rfctl.converter.finding import Finding, Verdict
+    from rfctl.converter.preview import Preview
 
 EXIT_VERDICT = 5
 _TARGETS = {"ollama": "ollama_version", "llama.cpp": "llamacpp_build"}
@@ -39,33 +41,54 @@ def check(app: App, directory: Path, target: str | None, num_ctx: int | None) ->
 
 @command("convert")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-o", "--output-file", "target", metavar="FILE", type=click.Path(path_type=Path), required=True)
+@click.option("-o", "--output-file", "target", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--outtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16, q8_0, Q4_K_M, ...")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores by default.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--kernel", type=click.Choice(CHOICES), default="auto", help="Code that quantizes.")
+@click.option("--split-max-size", metavar="N(M|G)", help="Most tensor data in one file.")
+@click.option("--split-max-tensors", type=click.IntRange(min=1), help="Most tensors in one file.")
+@click.option("--dry-run", is_flag=True, help="Show sizes and types, write nothing.")
+@click.option("--provenance", is_flag=True)
 def convert(
     app: App,
     directory: Path,
-    target: Path,
+    target: Path | None,
     outtype: str,
     adapter: Path | None,
     threads: int | None,
     force: bool,
     kernel: str,
+    split_max_size: str | None,
+    split_max_tensors: int | None,
+    dry_run: bool,
+    provenance: bool,
 ) -> None:
     """Write a model directory as a GGUF file."""
-    from rfctl.converter.convert import convert as run
+    from rfctl.cli.model_provenance import find_provenance
+    from rfctl.converter.convert import make_plan, write
+    from rfctl.converter.split import SplitRule, parse_size
 
+    if target is None and not dry_run:
+        raise UsageError("model.target-missing")
+    split = SplitRule(parse_size(split_max_size) if split_max_size else 0, split_max_tensors or 0)
+    started = time.monotonic()
     choose_kernel(app, directory, outtype, kernel)
-    result = run(
-        directory,
+    origin = find_provenance(app, directory, adapter, outtype) if provenance and not dry_run else None
+    plan = make_plan(directory, outtype, adapter=adapter, provenance=origin)
+    if dry_run or target is None:
+        from rfctl.converter.preview import preview_plan
+
+        show_preview(app, preview_plan(plan, target, split))
+        return
+    result = write(
+        plan,
         target,
-        outtype=outtype,
-        adapter=adapter,
+        started=started,
         threads=threads,
         overwrite=force,
+        split=split,
         reporter=app.reporter(),
     )
     app.out.report(result)
@@ -76,6 +99,53 @@ def convert(
         outtype=result.outtype,
         count=result.tensor_count,
     )
+    if len(result.files) > 1:
+        app.out.say("model.converted-pieces", count=len(result.files))
+
+
+def show_preview(app: App, preview: Preview) -> None:
+    """The table of `--dry-run`."""
+    out = app.out
+    out.report(preview)
+    if not out.is_human:
+        return
+    titles = [out.text(f"model.preview-{name}") for name in ("tensor", "shape", "from", "to", "bytes")]
+    out.table(
+        titles,
+        [
+            (
+                tensor.name,
+                "x".join(map(str, tensor.shape)),
+                tensor.source_dtype,
+                tensor.type,
+                f"{tensor.size:,}",
+            )
+            for tensor in preview.tensors
+        ],
+    )
+    out.line()
+    out.table(
+        [out.text(f"model.preview-{name}") for name in ("type", "tensors", "weights", "bytes")],
+        [
+            (total.type, total.count, f"{total.parameter_count:,}", f"{total.size:,}")
+            for total in preview.totals
+        ],
+    )
+    out.line()
+    if len(preview.files) > 1:
+        for file in preview.files:
+            name = file.path.name if file.path is not None else ""
+            out.say("model.preview-file", name=name, size=file.size, count=file.tensor_count)
+    out.say("model.preview-size", size=preview.size, outtype=preview.outtype, header=preview.header_size)
+    if preview.disk_free is None:
+        out.say("model.preview-disk", needed=human_bytes(preview.disk_needed))
+    else:
+        enough = "enough" if preview.disk_free >= preview.disk_needed else "short"
+        out.say(
+            f"model.preview-disk-{enough}",
+            needed=human_bytes(preview.disk_needed),
+            free=human_bytes(preview.disk_free),
+        )
 
 
 def _parse_target(text: str | None) -> dict[str, str]:

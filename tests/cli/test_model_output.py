@@ -1,0 +1,57 @@
+"""`rfctl model convert --dry-run` and split output: what they print and what is on the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def model(golden: Path, tmp_path: Path) -> Path:
+    return tiny.make_model(tmp_path / "Tiny-7M", golden / "converter" / "tokenizers" / "gpt2")
+
+
+def test_a_dry_run_says_the_size_that_is_written(rfctl: Run, model: Path, tmp_path: Path) -> None:
+    shown = rfctl("model", "convert", model.name, "--dry-run", "--outtype", "q8_0")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[0].split() == ["TENSOR", "SHAPE", "FROM", "TO", "BYTES"]
+    result = rfctl("model", "convert", model.name, "--dry-run", "--outtype", "q8_0", "--json", "-o", "a.gguf")
+    report = json.loads(result.out)
+    assert [path.name for path in tmp_path.glob("*.gguf*")] == []
+    assert rfctl("model", "convert", model.name, "--outtype", "q8_0", "-o", "a.gguf").code == 0
+    size = (tmp_path / "a.gguf").stat().st_size
+    assert report["size"] == report["disk_needed"] == size
+    assert f"Q8_0: {size:,} bytes in all" in shown.out
+    norm = next(tensor for tensor in report["tensors"] if tensor["name"] == "output_norm.weight")
+    assert (norm["shape"], norm["source_dtype"], norm["type"], norm["size"]) == ([64], "F16", "F32", 256)
+    assert {total["type"] for total in report["totals"]} == {"F32", "Q8_0"}
+
+
+def test_a_split_output(rfctl: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ["model", "convert", model.name, "-o", "m.gguf", "--split-max-size", "2M"]
+    preview = json.loads(rfctl(*arguments, "--dry-run", "--json").out)
+    result = rfctl(*arguments)
+    assert result.code == 0
+    written = {path.name: path.stat().st_size for path in tmp_path.glob("*.gguf")}
+    assert len(written) > 1
+    assert {Path(file["path"]).name: file["size"] for file in preview["files"]} == written
+    assert result.out.splitlines()[1] == (
+        f"In {len(written)} files; give llama.cpp the first one, it finds the others"
+    )
+    assert rfctl(*arguments).err.startswith("error[model.target-exists]")
+
+
+def test_what_is_missing_is_named(rfctl: Run, model: Path) -> None:
+    assert rfctl("model", "convert", model.name).err.startswith("error[model.target-missing]")
+    wrong = rfctl("model", "convert", model.name, "--dry-run", "--split-max-size", "2GB", "--lang", "zh")
+    assert (wrong.code, wrong.err.splitlines()[0]) == (
+        2,
+        "错误[model.split-size]: --split-max-size 不能是 2GB",
+    )
