@@ -7,7 +7,7 @@ depends on the clock or on paths: the same source and options give the same file
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,25 +72,29 @@ def list_source(folder: Path) -> list[Path]:
 def hash_source(
     folder: Path,
     *,
-    remember: Callable[[Path, Callable[[], str]], str] | None = None,
+    recall: Callable[[Path], str] = lambda path: "",
+    record: Callable[[Mapping[Path, str]], None] = lambda fresh: None,
     reporter: Reporter = SILENT,
 ) -> str:
     """Hex sha256 over the lines `<sha256>  <name>` of the files that decide what the model is, in byte order
     of the names: what `sha256sum FILES | sha256sum` prints for them.
 
-    remember   `remember(path, compute)` gives the digest of a file, from a record or by `compute()`
-    Reads every byte once, several files at the same time. Raises OSError, RfctlError.
+    recall   gives the digest of a file that is known already, or ""
+    record   is given the digests of all others
+    Reads every other byte once, several files at the same time. Raises OSError, RfctlError.
     """
     files = list_source(folder)
-    total = sum(path.stat().st_size for path in files)
-    with reporter.stage("model.stage-hash-source", total=total, path=folder.name) as stage:
-
-        def digest(path: Path) -> str:
-            if remember is None:
-                return sha256_file(path, stage.advance)
-            return remember(path, lambda: sha256_file(path, stage.advance))
-
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="hash") as pool:
-            digests = list(pool.map(digest, files))
-    lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, files, strict=True))
+    digests = {path: digest for path in files if (digest := recall(path))}
+    unknown = [path for path in files if path not in digests]
+    if unknown:
+        total = sum(path.stat().st_size for path in unknown)
+        with (
+            reporter.stage("model.stage-hash-source", total=total, path=folder.name) as stage,
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="hash") as pool,
+        ):
+            fresh = pool.map(lambda path: sha256_file(path, stage.advance), unknown)
+            found = dict(zip(unknown, fresh, strict=True))
+        record(found)
+        digests |= found
+    lines = "".join(f"{digests[path]}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rfctl.ollama.ledger import Entry
 
 EXIT_VERDICT = 5
+_ORIGIN = ("path", "source_sha256", "adapter", "adapter_sha256", "source_digest", "pushed", "accepted")
 
 
 @command("ls")
@@ -50,6 +52,8 @@ def ls(app: App) -> None:
 @click.option("--modelfile", is_flag=True, help="Print the Modelfile only.")
 def show(app: App, name: str, modelfile: bool) -> None:
     """Show what the server knows of a model."""
+    from rfctl.cli.model_provenance import name_values
+
     with app.ollama() as client:
         card = client.show(name)
         entry = client.find(name)
@@ -58,11 +62,12 @@ def show(app: App, name: str, modelfile: bool) -> None:
         app.out.result({"name": name, "modelfile": card.modelfile})
         app.out.piece(card.modelfile if card.modelfile.endswith("\n") else card.modelfile + "\n")
         return
-    origin: dict[str, object] = {}
+    # The file tells its own origin on every machine; where it was pushed from is known only there.
+    origin = name_values(card.model_info)
     if known is not None:
-        origin = {**known.provenance, "source_digest": known.source, "accepted": known.accepted}
+        origin |= {**known.provenance, "source_digest": known.source, "accepted": known.accepted}
     app.out.report({**_document(card, entry), "provenance": origin})
-    _print_card(app, card, entry, known)
+    _print_card(app, card, entry, origin)
 
 
 @command("rm")
@@ -99,6 +104,7 @@ def rm(app: App, name: str, yes: bool) -> None:
 @click.option("--store", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--link", is_flag=True)
 @click.option("--accept-template-diff", metavar="REASON")
+@click.option("--no-provenance", is_flag=True)
 @click.option("--yes", is_flag=True)
 def push(
     app: App,
@@ -115,6 +121,7 @@ def push(
     store: Path | None,
     link: bool,
     accept_template_diff: str | None,
+    no_provenance: bool,
     yes: bool,
 ) -> None:
     """Register a model with the server, converting a directory first."""
@@ -140,6 +147,7 @@ def push(
             via=via,
             store=store,
             link=link,
+            provenance=not no_provenance,
             yes=yes,
         )
         if reason:
@@ -181,7 +189,7 @@ def _find_origin(app: App, url: str, entry: ModelEntry | None) -> Entry | None:
     return known if known is not None and entry is not None and known.manifest == entry.digest else None
 
 
-def _print_card(app: App, card: ModelCard, entry: ModelEntry | None, known: Entry | None) -> None:
+def _print_card(app: App, card: ModelCard, entry: ModelEntry | None, origin: Mapping[str, str]) -> None:
     settings = [
         f"{name} {value}"
         for name, values in card.parameters.items()
@@ -202,12 +210,21 @@ def _print_card(app: App, card: ModelCard, entry: ModelEntry | None, known: Entr
         ("digest", entry.digest[:12] if entry is not None else "-"),
         ("blob", card.blob_digest[:12] or "-"),
     ]
-    if known is not None:
-        facts = known.provenance
-        made_by = [facts[key] for key in ("converter", "reference", "outtype") if key in facts]
-        rows += [("origin", facts["path"])] if "path" in facts else []
-        rows += [("converter", ", ".join(made_by))] if made_by else []
-        rows += [("accepted", known.accepted)] if known.accepted else []
+    made_by = [origin[key] for key in ("converter", "reference", "options") if origin.get(key)]
+    rows += [("converter", ", ".join(made_by))] if made_by else []
+    rows += [
+        (f"origin-{key}", origin[key])
+        for key in (
+            "path",
+            "source_sha256",
+            "adapter",
+            "adapter_sha256",
+            "source_digest",
+            "pushed",
+            "accepted",
+        )
+        if origin.get(key)
+    ]
     (title, first), *rest = [(app.out.text(f"ollama.column-{key}"), str(value)) for key, value in rows]
     app.out.table([title, first], rest)
 

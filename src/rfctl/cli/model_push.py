@@ -38,6 +38,7 @@ def push_source(
     via: str = "auto",
     store: Path | None = None,
     link: bool = False,
+    provenance: bool = True,
     yes: bool = False,
 ) -> Push:
     """Push a GGUF file, or check, convert and push a model directory.
@@ -46,7 +47,7 @@ def push_source(
     that pushing the same directory again neither converts nor hashes. A model of that name that was not
     pushed from here is replaced only with consent (yes, or asked on the terminal; else RefusedError).
     via: "direct", "http" or "auto"; store: folder of the server's models; link: the GGUF file may be linked,
-    because nobody will edit it.
+    because nobody will edit it; provenance: write hashes and options of a conversion into its file.
     """
     from rfctl.cli.model_store import find_direct
     from rfctl.ollama.push import push_file
@@ -70,7 +71,7 @@ def push_source(
     if source.is_dir():
         outtype = quantize or "auto"
         return _push_directory(
-            app, client, source, adapter, name, wishes, outtype, verify, ledger, direct, via
+            app, client, source, adapter, name, wishes, outtype, verify, ledger, direct, via, provenance
         )
     return push_file(
         client,
@@ -79,7 +80,7 @@ def push_source(
         wishes,
         direct=direct,
         fall_back=via == "auto",
-        provenance=_describe_origin(source),
+        provenance=_describe_origin(source) | _read_origin(source),
         ledger_path=ledger,
         verify=verify,
         reporter=app.reporter(),
@@ -161,7 +162,9 @@ def _push_directory(
     ledger: Path,
     direct: Direct | None,
     via: str,
+    with_provenance: bool,
 ) -> Push:
+    from rfctl.cli.model_provenance import find_provenance, name_values
     from rfctl.converter import convert as conversion
     from rfctl.converter.support import REFERENCE_BUILD
     from rfctl.ollama.ledger import Ledger, fingerprint_directory
@@ -169,7 +172,7 @@ def _push_directory(
 
     reporter = app.reporter()
     folder = app.directories.cache / "push"
-    facts = [outtype.lower(), __version__]
+    facts = [outtype.lower(), __version__, "provenance" if with_provenance else "plain"]
     if adapter is not None:
         if not adapter.is_dir():
             raise RfctlError("adapter.not-found", path=adapter)
@@ -185,6 +188,9 @@ def _push_directory(
     }
     if adapter is not None:
         provenance["adapter"] = str(adapter.resolve())
+    origin = find_provenance(app, source, adapter, outtype) if with_provenance else None
+    if origin is not None:
+        provenance |= name_values(origin.values)
     if sketch := load_sketch(ledger, fingerprint, header, gguf.name):
         again = push_again(
             client,
@@ -206,7 +212,13 @@ def _push_directory(
     try:
         choose_kernel(app, source, outtype)
         converted = conversion.convert(
-            source, gguf, outtype=outtype, adapter=adapter, overwrite=True, reporter=reporter
+            source,
+            gguf,
+            outtype=outtype,
+            adapter=adapter,
+            overwrite=True,
+            provenance=origin,
+            reporter=reporter,
         )
         # The converter hashed while it wrote; the bytes are not read again.
         Ledger(ledger).record_digest(gguf, "as-is", f"sha256:{converted.sha256}")
@@ -232,6 +244,17 @@ def _describe_origin(source: Path) -> dict[str, str]:
     """What the ledger keeps of where a model came from."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return {"path": str(source.resolve()), "pushed": now, "rfctl": __version__}
+
+
+def _read_origin(gguf: Path) -> dict[str, str]:
+    """What the header of a GGUF file says of its own origin; a broken file is the push's business."""
+    from rfctl.cli.model_provenance import name_values
+    from rfctl.core.gguf_header import GgufError, read_header
+
+    try:
+        return name_values(read_header(gguf).values)
+    except (GgufError, OSError):
+        return {}
 
 
 def _ask_to_replace(app: App, client: OllamaClient, name: str, ledger: Path, yes: bool) -> None:

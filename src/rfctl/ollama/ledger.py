@@ -81,7 +81,7 @@ class Ledger:
             return None
 
     def record(self, url: str, name: str, entry: Entry) -> None:
-        self._change("models", f"{url} {name.lower()}", asdict(entry))
+        self._change("models", {f"{url} {name.lower()}": asdict(entry)})
 
     def find_digest(self, path: Path, variant: str) -> str:
         """The remembered digest of an unchanged file; variant names what is put in front of it. "" if new."""
@@ -91,7 +91,17 @@ class Ledger:
         return ""
 
     def record_digest(self, path: Path, variant: str, digest: str) -> None:
-        self._change("files", _key(path, variant), {"stamp": _stamp(path), "digest": digest})
+        self.record_digests({path: digest}, variant)
+
+    def record_digests(self, digests: Mapping[Path, str], variant: str) -> None:
+        """Remember the digests of several files at once."""
+        self._change(
+            "files",
+            {
+                _key(path, variant): {"stamp": _stamp(path), "digest": digest}
+                for path, digest in digests.items()
+            },
+        )
 
     def find_source(self, fingerprint: str) -> Mapping[str, str]:
         """Digests of what a model directory was converted to, by variant; empty when it is new or changed."""
@@ -99,12 +109,13 @@ class Ledger:
         return item if isinstance(item, dict) else {}
 
     def record_source(self, fingerprint: str, digests: Mapping[str, str]) -> None:
-        self._change("files", f"directory {fingerprint}", dict(digests))
+        self._change("files", {f"directory {fingerprint}": dict(digests)})
 
-    def _change(self, table: str, key: str, value: object) -> None:
+    def _change(self, table: str, changes: Mapping[str, object]) -> None:
         self._load()
-        self._document[table].pop(key, None)
-        self._document[table][key] = value
+        for key, value in changes.items():
+            self._document[table].pop(key, None)
+            self._document[table][key] = value
         files = self._document["files"]
         while len(files) > MAX_FILES:
             files.pop(next(iter(files)))
