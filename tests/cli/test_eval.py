@@ -83,3 +83,69 @@ def test_a_question_that_cannot_be_asked_is_counted_and_named(evaluate: Run) -> 
     assert "What is the launch code name?    error" in result.out
     assert "recall@6: 0.500" in result.out
     assert "error[chat.model-failed]" in result.err
+
+
+def test_models_are_compared_with_and_without_knowledge(evaluate: Run, tmp_path: Path) -> None:
+    double = evaluate.__dict__["engine"].double
+    result = evaluate(
+        "-q",
+        "--model",
+        "smollm2:135m",
+        "--model",
+        "qwen2.5-coder:1.5b",
+        "--report",
+        "r.md",
+        "--report",
+        "r.png",
+    )
+    assert (result.code, result.err) == (0, "")
+    table, recall = result.out.split("\n\n")
+    rows = [re.sub(r" {2,}", "|", re.sub(r"\d\.\d$", "s", line)) for line in table.splitlines()]
+    assert rows == [
+        "MODEL|WITHOUT KB|WITH KB|GAIN|CITED|GROUNDED|SECONDS",
+        "smollm2:135m@local@Ollama|1.000|1.000|+0.000|0.500|0.833|s",
+        "qwen2.5-coder:1.5b@local@Ollama|1.000|1.000|+0.000|0.500|0.833|s",
+    ]
+    assert recall == "recall@6: 0.500\nMRR@6: 0.500\n"
+    asked = [body for kind, body in double.requests if kind == "chat"]
+    assert [("Aurora" in json.dumps(body), body["model"]) for body in asked] == [
+        (knows, model)
+        for model in ("smollm2:135m", "qwen2.5-coder:1.5b")
+        for knows in (False, False, True, True)
+    ]
+    # The assistants that were made for it are gone.
+    assert evaluate.__dict__["run"]("chat", "ls").out == ""
+    report = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "| smollm2:135m@local@Ollama | 1.000 | 1.000 | +0.000 |" in report
+    assert "## smollm2:135m@local@Ollama, without knowledge base\n" in report
+    picture = (tmp_path / "r.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(picture) > 5000
+    document = json.loads(evaluate("--model", "smollm2:135m", "--only", "without-kb", "--json").out)
+    (cell,) = document["models"]
+    assert (cell["with_kb"], cell["measures"]) == (
+        False,
+        {"similarity": 1.0, "citation": None, "groundedness": None},
+    )
+    under = evaluate(
+        "-q", "--model", "smollm2:135m", "--fail-under", "similarity=0.9", "--fail-under", "recall=0.9"
+    )
+    assert (under.code, under.err.splitlines()[0]) == (5, "error[eval.under]: recall is 0.500, under 0.9")
+
+
+def test_a_comparison_leaves_nothing_behind(evaluate: Run) -> None:
+    engine = evaluate.__dict__["engine"]
+    double = engine.double
+    unknown = evaluate("--model", "smollm2:135m", "--model", "nope")
+    assert (unknown.code, unknown.err.split(":")[0]) == (2, "error[ragflow.model-unknown]")
+    double.answer = ""
+    failed = evaluate("--model", "smollm2:135m", "--only", "without-kb")
+    assert failed.code == 1
+    assert "error[chat.answer-empty]" in failed.err
+    assert evaluate.__dict__["run"]("chat", "ls").out == ""
+    for arguments, id in (
+        (("--only", "with-kb"), "eval.only-without-model"),
+        (("--report", "report.pdf"), "eval.report-suffix"),
+    ):
+        refused = evaluate(*arguments)
+        assert (refused.code, refused.err.split(":")[0]) == (2, f"error[{id}]")

@@ -29,6 +29,7 @@ from rfctl.ragflow_client.chat_option import ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, ParserOptions
 from rfctl.ragflow_client.document import Document
 from rfctl.ragflow_client.evaluation import Evaluation, evaluate
+from rfctl.ragflow_client.matrix import Matrix, evaluate_models
 from rfctl.ragflow_client.model import Kind, Model, list_models
 from rfctl.ragflow_client.parse import Patience
 from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models
@@ -219,6 +220,30 @@ class Ragflow:
             questions,
             targets,
             chat,
+            limit=limit,
+            similarity_threshold=similarity_threshold,
+            reporter=reporter,
+        )
+
+    def evaluate_models(
+        self,
+        questions: Sequence[Question],
+        targets: Sequence[Dataset],
+        models: Sequence[str],
+        *,
+        options: Mapping[str, Any] | None = None,
+        conditions: Sequence[bool] = (False, True),
+        limit: int = 6,
+        similarity_threshold: float = 0.2,
+        reporter: Reporter = SILENT,
+    ) -> Matrix:
+        return evaluate_models(
+            self.api,
+            questions,
+            targets,
+            models,
+            options=options,
+            conditions=conditions,
             limit=limit,
             similarity_threshold=similarity_threshold,
             reporter=reporter,

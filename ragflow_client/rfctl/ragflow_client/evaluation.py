@@ -124,6 +124,7 @@ def _measure(
 ) -> Result:
     rank: int | None = None
     sources: tuple[Source, ...] = ()
+    cites = question.expects_passage and chat is not None and bool(chat.dataset_ids)
     if datasets and question.expects_passage:
         found = search(
             api, datasets, question.question, limit=limit, similarity_threshold=similarity_threshold
@@ -147,9 +148,7 @@ def _measure(
         rank,
         answer.text,
         similarity=compare_words(answer.text, question.answer) if question.answer else None,
-        citation=float(any(fits(question, one) for one in answer.cited))
-        if question.expects_passage
-        else None,
+        citation=float(any(fits(question, one) for one in answer.cited)) if cites else None,
         groundedness=ground(answer),
         sources=answer.sources,
     )
@@ -197,7 +196,7 @@ def _fail(
         question,
         rank,
         similarity=0.0 if chat is not None and question.answer else None,
-        citation=0.0 if chat is not None and question.expects_passage else None,
+        citation=0.0 if chat is not None and chat.dataset_ids and question.expects_passage else None,
         sources=sources,
         error=error,
     )

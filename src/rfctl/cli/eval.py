@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,74 +9,122 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.eval_report import (
+    ANSWER_MEASURES,
+    check_reports,
+    print_evaluation,
+    print_matrix,
+    write_reports,
+)
 from rfctl.cli.kb import choose
 from rfctl.core.error import PartlyDoneError, UsageError, VerdictError
-from rfctl.core.file import write_atomic
 
 if TYPE_CHECKING:
     from rfctl.ragflow_client.chat import Chat
     from rfctl.ragflow_client.connection import Ragflow
     from rfctl.ragflow_client.dataset import Dataset
     from rfctl.ragflow_client.evaluation import Evaluation, Result
+    from rfctl.ragflow_client.matrix import Matrix
 
 
 @command("run")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--kb", metavar="NAME", multiple=True)
 @click.option("--chat", "chat_name", metavar="NAME")
+@click.option("--model", metavar="MODEL", multiple=True)
+@click.option("--only", type=click.Choice(["with-kb", "without-kb"]))
 @click.option("--limit", type=click.IntRange(1, 100), default=6, show_default=True)
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.2, show_default=True)
 @click.option("--fail-under", metavar="[MEASURE=]X", multiple=True)
-@click.option("--report", "report_path", metavar="FILE.md", type=click.Path(path_type=Path))
+@click.option(
+    "--report", "reports", metavar="FILE.md|FILE.png", type=click.Path(path_type=Path), multiple=True
+)
 def run(
     app: App,
     file: Path,
     kb: tuple[str, ...],
     chat_name: str | None,
+    model: tuple[str, ...],
+    only: str | None,
     limit: int,
     threshold: float,
     fail_under: tuple[str, ...],
-    report_path: Path | None,
+    reports: tuple[Path, ...],
 ) -> None:
-    """Search for every question of FILE and, with --chat, let the assistant answer it."""
+    """Search for every question of FILE; with --chat let that assistant answer it, with --model each of these
+    models, with and without the knowledge bases."""
     from rfctl.ragflow_client.question_set import read_questions
 
     least = _read_least(fail_under)
+    check_reports(reports)
+    if only and not model:
+        raise UsageError("eval.only-without-model", only=only)
     questions = read_questions(file)
     with app.ragflow() as ragflow:
         chat = ragflow.chat(chat_name) if chat_name else None
         datasets = _datasets(app, ragflow, kb, chat)
-        found = ragflow.evaluate(
-            questions,
-            datasets,
-            chat,
-            limit=limit,
-            similarity_threshold=threshold,
-            reporter=app.reporter(),
-        )
+        matrix = None
+        if model:
+            conditions = [with_kb for with_kb in (False, True) if only in (None, _NAMES[with_kb])]
+            if True in conditions and not datasets:
+                raise UsageError("eval.no-kb", name=chat_name)
+            options = ragflow.chat_options(chat) if chat is not None else {}
+            matrix = ragflow.evaluate_models(
+                questions,
+                datasets,
+                model,
+                options=options,
+                conditions=conditions,
+                limit=limit,
+                similarity_threshold=threshold,
+                reporter=app.reporter(),
+            )
+            found = matrix.retrieval
+        else:
+            found = ragflow.evaluate(
+                questions,
+                datasets,
+                chat,
+                limit=limit,
+                similarity_threshold=threshold,
+                reporter=app.reporter(),
+            )
         url = ragflow.url
     names = [one.name for one in datasets]
-    app.out.report(
-        {
-            "file": file,
-            "knowledge_bases": names,
-            "chat": chat.name if chat else None,
-            "limit": limit,
-            "measures": found.measures,
-            "errors": len(found.errors),
-            "questions": [_describe(app, result) for result in found.results],
-        }
-    )
-    _print(app, found)
-    if report_path is not None:
-        text = _write_markdown(app, found, file.name, url, names, chat.name if chat else "-")
-        try:
-            write_atomic(report_path, text.encode("utf-8"))
-        except OSError as error:
-            detail = error.strerror or str(error)
-            raise UsageError("eval.report-unwritable", path=report_path, detail=detail) from error
-        app.out.note("eval.report-written", path=report_path)
-    _judge(app, found, least)
+    document = {
+        "file": file,
+        "knowledge_bases": names,
+        "chat": chat.name if chat else None,
+        "limit": limit,
+        "measures": found.measures,
+        "errors": len(found.errors),
+        "questions": [_describe(app, result) for result in found.results],
+    }
+    if matrix is not None:
+        document["models"] = [
+            {
+                "model": cell.model,
+                "with_kb": cell.with_kb,
+                "measures": {name: cell.evaluation.measures[name] for name in ANSWER_MEASURES},
+                "errors": len(cell.evaluation.errors),
+                "questions": [_describe(app, result) for result in cell.evaluation.results],
+            }
+            for cell in matrix.cells
+        ]
+    app.out.report(document)
+    if matrix is None:
+        print_evaluation(app, found)
+    else:
+        print_matrix(app, matrix)
+    facts = {"file": file.name, "server": url, "kb": ", ".join(names) or "-"}
+    write_reports(app, reports, found, matrix, {**facts, "chat": chat.name if chat else "-"})
+    if matrix is None:
+        _judge(app, found, least)
+    else:
+        _judge_matrix(app, matrix, least)
+
+
+_NAMES = {False: "without-kb", True: "with-kb"}
 
 
 def _read_least(values: tuple[str, ...]) -> dict[str, float]:
@@ -126,89 +173,19 @@ def _judge(app: App, found: Evaluation, least: dict[str, float]) -> None:
         )
 
 
+def _judge_matrix(app: App, matrix: Matrix, least: dict[str, float]) -> None:
+    """Bounds of answers hold for every model with knowledge bases (without, where only that was asked)."""
+    retrieval = {name: bound for name, bound in least.items() if name not in ANSWER_MEASURES}
+    answers = {name: bound for name, bound in least.items() if name in ANSWER_MEASURES}
+    _judge(app, matrix.retrieval, retrieval)
+    most = max(cell.with_kb for cell in matrix.cells)
+    for cell in matrix.cells:
+        _judge(app, cell.evaluation, answers if cell.with_kb == most else {})
+
+
 def _describe(app: App, result: Result) -> dict[str, object]:
     described = {key: value for key, value in vars(result).items() if key not in ("question", "error")}
     error = None
     if result.error is not None:
         error = {"id": result.error.id, **vars(result.error.text(app.language))}
     return {**vars(result.question), "expected_answer": result.question.answer, **described, "error": error}
-
-
-def _label(app: App, name: str, limit: int) -> str:
-    return app.out.text(f"eval.measure-{name}", limit=limit)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _rank(app: App, result: Result) -> str:
-    if result.rank is None:
-        return "-"
-    return str(result.rank) if result.rank else app.out.text("eval.not-found")
-
-
-def _columns(app: App) -> list[str]:
-    names = ("question", "rank", "similarity", "citation", "groundedness")
-    return [app.out.text(f"eval.column-{name}") for name in names]
-
-
-def _row(app: App, result: Result, width: int) -> list[str]:
-    question = " ".join(result.question.question.split())
-    return [
-        question if len(question) <= width else question[: width - 1] + "…",
-        app.out.text("eval.error") if result.error is not None else _rank(app, result),
-        _number(result.similarity),
-        _number(result.citation),
-        _number(result.groundedness),
-    ]
-
-
-def _print(app: App, found: Evaluation) -> None:
-    app.out.table(_columns(app), [_row(app, result, 48) for result in found.results])
-    app.out.line()
-    for name, value in found.measures.items():
-        app.out.line(f"{_label(app, name, found.limit)}: {_number(value)}")
-    for result in found.errors:
-        assert result.error is not None
-        text = result.error.text(app.language).message
-        app.out.warn("eval.question-failed", question=result.question.question, detail=text)
-
-
-def _write_markdown(app: App, found: Evaluation, file: str, url: str, kb: list[str], chat: str) -> str:
-    """The report as Markdown in the user's language."""
-    out = app.out
-    stamp = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    lines = [f"# {out.text('eval.report-title', file=file)}", ""]
-    facts = {"date": stamp, "server": url, "kb": ", ".join(kb) or "-", "chat": chat}
-    lines += [f"- {out.text(f'eval.report-{name}')}: {_cell(value)}" for name, value in facts.items()]
-    lines += ["", f"| {out.text('eval.report-measure')} | {out.text('eval.report-value')} |", "|---|---:|"]
-    for name, value in found.measures.items():
-        lines.append(f"| {_label(app, name, found.limit)} | {_number(value)} |")
-    lines += ["", "| " + " | ".join(_columns(app)) + " |", "|---|---:|---:|---:|---:|"]
-    for result in found.results:
-        lines.append("| " + " | ".join(_cell(cell) for cell in _row(app, result, 120)) + " |")
-    for result in found.results:
-        question = result.question
-        if not result.answer and result.error is None:
-            continue
-        lines += ["", f"## {_cell(question.question)}", ""]
-        if question.answer:
-            lines.append(f"- {out.text('eval.report-expected')}: {_cell(question.answer)}")
-        if result.error is not None:
-            lines.append(f"- {out.text('eval.error')}: {_cell(result.error.text(app.language).message)}")
-        else:
-            lines.append(f"- {out.text('eval.report-answer')}: {_cell(result.answer)}")
-        for source in result.sources:
-            if source.cited:
-                pages = "-".join(str(page) for page in source.pages)
-                lines.append(f"- [{source.number}] {_cell(source.document)} {pages}".rstrip())
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    """Text of questions and models as it can stand in a table: one line, no markup of its own."""
-    line = " ".join(text.split())
-    for char in "\\|<>`*_#":
-        line = line.replace(char, "\\" + char)
-    return line
