@@ -294,3 +294,37 @@ def test_edit_changes_only_what_is_given(kb: Run) -> None:
     assert again.out == "The knowledge base papers is so already\n"
     for wrong in ((), ("--pages", "3-"), ("--pages", "5-2"), ("--chunk-method", "x"), ("--layout", " ")):
         assert kb("kb", "edit", "papers", *wrong).code == 2
+
+
+def test_documents_are_parsed_again_with_other_settings(kb: Run, golden: Path) -> None:
+    fixtures = golden / "ragflow" / "fixtures"
+    kb("kb", "create", "docs")
+    files = [str(fixtures / name) for name in ("handbook.pdf", "note.txt")]
+    assert kb("kb", "upload", *files, "--no-parse", "-q").code == 0
+    assert kb("kb", "search", "launch code name", "-q").out == ""
+    first = kb("kb", "parse", "-q")
+    assert first.code == 0
+    rows = [line.split() for line in first.out.splitlines()[1:3]]
+    assert sorted(row[:2] for row in rows) == [["handbook.pdf", "parsed"], ["note.txt", "parsed"]]
+    assert kb("kb", "parse").out == "Every document of docs can be searched already\n"
+    many = json.loads(kb("kb", "parse", "handbook.pdf", "--chunk-tokens", "32", "--json").out)
+    (item,) = many["documents"]
+    assert (item["name"], item["status"]) == ("handbook.pdf", "parsed")
+    whole = json.loads(kb("kb", "parse", "handbook.pdf", "--chunk-tokens", "1024", "--json").out)
+    assert item["chunks"] > whole["documents"][0]["chunks"] >= 1
+    missing = kb("kb", "parse", "nothing.pdf")
+    assert (missing.code, missing.err.split(":")[0]) == (2, "error[upload.document-unknown]")
+
+
+def test_single_documents_are_removed(kb: Run, golden: Path) -> None:
+    fixtures = golden / "ragflow" / "fixtures"
+    kb("kb", "create", "docs")
+    kb("kb", "upload", str(fixtures / "handbook.pdf"), str(fixtures / "note.txt"), "--no-parse", "-q")
+    refused = kb("kb", "rm", "docs", "note.txt")
+    assert refused.code == 7
+    assert "Remove from docs: note.txt" in refused.err
+    assert kb("kb", "rm", "docs", "note.txt", "gone.txt", "--yes").code == 2
+    done = kb("kb", "rm", "docs", "note.txt", "--yes")
+    assert (done.code, done.out) == (0, "Removed 1 documents from docs\n")
+    names = [one["name"] for one in json.loads(kb("kb", "docs", "--json").out)]
+    assert names == ["handbook.pdf"]

@@ -24,6 +24,7 @@ from rfctl.ragflow_client.answer import (
     read_messages,
     remove_session,
 )
+from rfctl.ragflow_client.capability import detect
 from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.chat_option import ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, ParserOptions
@@ -34,21 +35,22 @@ from rfctl.ragflow_client.model import Kind, Model, list_models
 from rfctl.ragflow_client.parse import Patience
 from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models
 from rfctl.ragflow_client.question_set import Question
+from rfctl.ragflow_client.reparse import parse_documents
 from rfctl.ragflow_client.report import UploadReport
 from rfctl.ragflow_client.retrieval import Retrieval, search
-from rfctl.ragflow_client.server import Server, detect
+from rfctl.ragflow_client.server import Server
 from rfctl.ragflow_client.sync import SyncReport, sync_folder
 from rfctl.ragflow_client.sync_plan import SyncPlan
 from rfctl.ragflow_client.transport import Api
 from rfctl.ragflow_client.upload import upload_files
 
 
-def connect(base_url: str, api_key: str) -> Ragflow:
+def connect(base_url: str, api_key: str, *, memory: Path | None = None) -> Ragflow:
     """A client that has made sure of the server.
 
-    Raises UsageError (URL, no RAGFlow, before 0.25), AuthError (key), UnreachableError.
+    memory: file that keeps what servers can do between commands. Raises UsageError (URL, no RAGFlow, before 0.25), AuthError (key), UnreachableError.
     """
-    client = Ragflow(Api(base_url, api_key))
+    client = Ragflow(Api(base_url, api_key), memory)
     try:
         _ = client.server
     except BaseException:
@@ -60,8 +62,9 @@ def connect(base_url: str, api_key: str) -> Ragflow:
 class Ragflow:
     """The functions of this package with one connection. Names are resolved exactly; ids are taken too."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, memory: Path | None = None) -> None:
         self.api = api
+        self._memory = memory
 
     @property
     def url(self) -> str:
@@ -69,7 +72,7 @@ class Ragflow:
 
     @cached_property
     def server(self) -> Server:
-        return detect(self.api)
+        return detect(self.api, self._memory)
 
     def close(self) -> None:
         self.api.close()
@@ -93,11 +96,18 @@ class Ragflow:
         ollama_url: str,
         chat: ModelSpec | None = None,
         embedding: ModelSpec | None = None,
+        default: bool = True,
         prove: bool = True,
         reporter: Reporter = SILENT,
     ) -> Registration:
         return ensure_models(
-            self.api, ollama_url=ollama_url, chat=chat, embedding=embedding, prove=prove, reporter=reporter
+            self.api,
+            ollama_url=ollama_url,
+            chat=chat,
+            embedding=embedding,
+            default=default,
+            prove=prove,
+            reporter=reporter,
         )
 
     # -- datasets and documents -----------------------------------------------------------------
@@ -180,6 +190,20 @@ class Ragflow:
 
     def documents(self, target: Dataset) -> tuple[Document, ...]:
         return document_room.list_documents(self.api, target)
+
+    def parse(
+        self,
+        target: Dataset,
+        names: Sequence[str] = (),
+        *,
+        options: Mapping[str, Any] | None = None,
+        patience: Patience | None = None,
+        reporter: Reporter = SILENT,
+    ) -> UploadReport:
+        return parse_documents(self.api, target, names, options=options, patience=patience, reporter=reporter)
+
+    def find_documents(self, target: Dataset, names: Sequence[str]) -> tuple[Document, ...]:
+        return document_room.find_documents(self.api, target, names)
 
     def remove_documents(self, target: Dataset, names: Sequence[str]) -> tuple[Document, ...]:
         """Delete documents by name or id; returns them. Nothing is deleted when one is unknown."""

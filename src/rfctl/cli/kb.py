@@ -51,7 +51,7 @@ def create(app: App, name: str, embedding_model: str, **values: Any) -> None:
 
     with app.ragflow() as ragflow:
         dataset, is_new = ragflow.create_dataset(
-            name, embedding_model=embedding_model, options=ParserOptions(**_given(values))
+            name, embedding_model=embedding_model, options=ParserOptions(**given_options(values))
         )
     app.out.report({"unchanged": not is_new, "knowledge_base": dataset})
     id = "kb.created" if is_new else "kb.exists"
@@ -66,7 +66,7 @@ def edit(app: App, name: str, new_name: str, **values: Any) -> None:
     """Change the name or the parser settings of a knowledge base."""
     from rfctl.ragflow_client.dataset import read_options
 
-    given = _given(values)
+    given = given_options(values)
     if not given and not new_name:
         raise UsageError("kb.nothing-to-edit", name=name)
     with app.ragflow() as ragflow:
@@ -119,13 +119,23 @@ def show(app: App, name: str | None) -> None:
 
 @command("rm")
 @click.argument("name")
+@click.argument("documents", nargs=-1)
 @click.option("--yes", is_flag=True)
-def rm(app: App, name: str, yes: bool) -> None:
-    """Remove a knowledge base with all its documents."""
+def rm(app: App, name: str, documents: tuple[str, ...], yes: bool) -> None:
+    """Remove a knowledge base with all its documents, or only the named DOCUMENTS of it."""
     from rfctl.cli.consent import confirm
 
     with app.ragflow() as ragflow:
         dataset = ragflow.dataset(name)
+        if documents:
+            found = ragflow.find_documents(dataset, documents)
+            names = ", ".join(one.name for one in found)
+            action = app.out.text("kb.rm-documents-action", name=dataset.name, documents=names)
+            confirm(app, action, yes=yes)
+            ragflow.remove_documents(dataset, [one.id for one in found])
+            app.out.result({"name": dataset.name, "removed": True, "documents": [one.name for one in found]})
+            app.out.say("kb.removed-documents", name=dataset.name, count=len(found))
+            return
         action = app.out.text(
             "kb.rm-action", name=dataset.name, documents=dataset.document_count, url=ragflow.url
         )
@@ -189,7 +199,7 @@ def search(app: App, question: str, kb: tuple[str, ...], limit: int, threshold: 
         app.out.line(f"    {excerpt(source.content)}")
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """The parser options that were given, ready for `ParserOptions`."""
     given = {key: value for key, value in values.items() if value is not None}
     if "pages" in given:

@@ -60,7 +60,7 @@ def upload(
     app.out.report(
         {"knowledge_base": report.dataset, "documents": [describe(app, item) for item in report.items]}
     )
-    _print_report(app, report)
+    print_upload(app, report)
     report.check()
 
 
@@ -109,7 +109,8 @@ def _from_stdin(item: UploadItem, received: Path) -> UploadItem:
     return dataclasses.replace(item, path=STDIN) if item.path == received else item
 
 
-def _print_report(app: App, report: UploadReport) -> None:
+def print_upload(app: App, report: UploadReport) -> None:
+    """A row per document, then the failures; nothing for a single failure."""
     out = app.out
     if len(report.items) == 1 and report.failed:
         return  # its error is the whole story

@@ -35,6 +35,7 @@ NOUNS: dict[str, dict[str, str]] = {
         "edit": "rfctl.cli.kb:edit",
         "upload": "rfctl.cli.kb_upload:upload",
         "sync": "rfctl.cli.kb_sync:sync",
+        "parse": "rfctl.cli.kb_parse:parse",
         "ls": "rfctl.cli.kb:ls",
         "show": "rfctl.cli.kb:show",
         "docs": "rfctl.cli.kb:docs",
@@ -66,6 +67,9 @@ NOUNS: dict[str, dict[str, str]] = {
         "down": "rfctl.cli.stack:down",
         "status": "rfctl.cli.stack:status",
         "logs": "rfctl.cli.stack:logs",
+    },
+    "deploy": {
+        "wsl": "rfctl.cli.deploy:wsl",
     },
     "config": {
         "show": "rfctl.cli.config:show",
