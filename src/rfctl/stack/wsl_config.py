@@ -1,4 +1,6 @@
-"""Merges settings into `.wslconfig`: other keys, comments and line ends stay; the old file is kept beside it.
+"""Merges settings into `.wslconfig` or `wsl.conf`; other keys, comments and line ends stay.
+
+The old file is kept beside the new one.
 
 `python -m rfctl.stack.wsl_config FILE [--memory 12GB] [--what-if] [--undo]` is what the Windows script calls.
 Keys: Microsoft's WSL documentation (wsl-config) of 2026-07; NAT because of microsoft/WSL#12626.
@@ -17,6 +19,8 @@ from rfctl.core.file import write_atomic
 
 BACKUP = ".rfctl-backup"
 MAP_COUNT = "sysctl.vm.max_map_count=262144"
+# `/etc/wsl.conf` of a distribution in which the Docker engine is a service.
+CONF: Mapping[str, Mapping[str, str]] = {"boot": {"systemd": "true"}}
 _SECTION = re.compile(r"^\s*\[([^\]]+)\]\s*$")
 _KEY = re.compile(r"^(\s*)([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*$")
 
@@ -34,10 +38,15 @@ def wanted(memory: str = "12GB") -> dict[str, dict[str, str]]:
     }
 
 
-def merge(text: str, settings: Mapping[str, Mapping[str, str]]) -> str:
-    """`text` with every key of `settings` set once; a kernel command line keeps its other words."""
-    newline = "\r\n" if "\r\n" in text or not text else "\n"
-    lines = text.splitlines()
+def merge(text: str, settings: Mapping[str, Mapping[str, str]], *, newline: str = "\r\n") -> str:
+    """`text` with every key of `settings` set once; a kernel command line keeps its other words.
+
+    newline: for a file that is new; one that is there keeps its own.
+    """
+    if text:
+        newline = "\r\n" if "\r\n" in text else "\n"
+    # Not splitlines(): a comment may hold any other character that Unicode calls a line end.
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
     for section, keys in settings.items():
         for key, value in keys.items():
             lines = _set(lines, section, key, value)

@@ -3,20 +3,21 @@
 .SYNOPSIS
 Merges the settings that RAGFlow needs into %UserProfile%\.wslconfig. Other keys and comments stay.
 .EXAMPLE
-.\configure-wsl.ps1 -WhatIf
+.\02-configure-wsl.ps1 -WhatIf
 .EXAMPLE
-.\configure-wsl.ps1 -Undo
+.\02-configure-wsl.ps1 -Undo
 #>
 [CmdletBinding(SupportsShouldProcess = $true)]
 param(
     [switch] $Undo,
     [string] $Python = 'python',
+    [ValidatePattern('^[0-9]+[KMGT]B$')]
     [string] $Memory = '12GB'
 )
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 
-$path = Join-Path $env:USERPROFILE '.wslconfig'
+$path = Join-Path -Path $env:USERPROFILE -ChildPath '.wslconfig'
 $arguments = @('-m', 'rfctl.stack.wsl_config', $path, '--memory', $Memory)
 if ($Undo) { $arguments += '--undo' }
 
@@ -26,5 +27,5 @@ if ($LASTEXITCODE -ne 0) { throw "The settings could not be read: $path" }
 if ($PSCmdlet.ShouldProcess($path, 'Change the settings of WSL')) {
     & $Python @arguments
     if ($LASTEXITCODE -ne 0) { throw "The settings could not be written: $path" }
-    Write-Output 'Apply them when nothing runs in WSL: wsl --shutdown'
+    Write-Output 'Apply them when nothing runs in WSL: wsl.exe --shutdown'
 }

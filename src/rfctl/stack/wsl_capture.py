@@ -1,0 +1,105 @@
+"""Asks Windows and the default distribution what `wsl.read_machine` needs; nothing is changed.
+
+Works from Windows and from inside WSL: both find `wsl.exe`, `powershell.exe`, `netsh.exe` and `docker.exe`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfctl.core.error import UsageError
+from rfctl.stack.child import Capture, run
+from rfctl.stack.evidence import Evidence, plain
+from rfctl.stack.wsl import read_distributions
+
+QUICK_SECONDS = 15.0
+# PowerShell starts slowly on a cold machine, and the first `wsl.exe -d` boots the virtual machine.
+SLOW_SECONDS = 90.0
+_WINDOWS: Mapping[str, tuple[str, ...]] = {
+    "wsl.status": ("wsl.exe", "--status"),
+    "wsl.list": ("wsl.exe", "-l", "-v"),
+    "wsl.version": ("wsl.exe", "--version"),
+    "docker.info": ("docker.exe", "info", "-f", "{{.OperatingSystem}}"),
+    "netsh.excluded": ("netsh.exe", "interface", "ipv4", "show", "excludedportrange", "protocol=tcp"),
+    "netsh.portproxy": ("netsh.exe", "interface", "portproxy", "show", "v4tov4"),
+}
+_DISTRIBUTION: Mapping[str, tuple[str, ...]] = {
+    "distro.networking": ("wslinfo", "--networking-mode"),
+    "distro.conf": ("cat", "/etc/wsl.conf"),
+    "distro.init": ("cat", "/proc/1/comm"),
+    "distro.docker": ("docker", "info", "-f", "{{.OperatingSystem}}"),
+    "distro.ollama": ("systemctl", "show", "ollama", "-p", "LoadState", "-p", "Environment"),
+    "distro.address": ("hostname", "-I"),
+}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """deploy: the data folder as Windows names it, and as the distribution can enter it;
+    config: `.wslconfig` as this process names it."""
+
+    windows: str
+    distribution: str
+    config: Path
+
+
+def capture(deploy: Path, environment: Mapping[str, str]) -> tuple[Evidence, Folders]:
+    """Evidence for `read_machine`, and where the scripts are. Raises UsageError outside Windows and WSL."""
+    child = {**environment, "WSL_UTF8": "1"}
+    if shutil.which("powershell.exe", path=child.get("PATH")) is None:
+        raise UsageError("wsl.not-windows")
+    windows = _translate("-w", str(deploy), child)
+    values: dict[str, Any] = {
+        name: run(command, timeout=QUICK_SECONDS, environment=child) for name, command in _WINDOWS.items()
+    }
+    script = windows + _separator(windows) + _separator(windows).join(("windows", "inspect.ps1"))
+    values["windows.facts"] = run(powershell(script), timeout=SLOW_SECONDS, environment=child)
+    home = next(iter(read_distributions(values["wsl.list"])), None)
+    evidence = Evidence({name: plain(value) for name, value in values.items()})
+    if home is not None:
+        from rfctl.stack.wsl import read_machine
+
+        own = read_machine(evidence).distribution
+        if own is not None:
+            values |= {
+                name: run(
+                    ("wsl.exe", "-d", own.name, "--exec", *command), timeout=SLOW_SECONDS, environment=child
+                )
+                for name, command in _DISTRIBUTION.items()
+            }
+    config = _config_path(values["windows.facts"], child)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        values["wsl.config"] = config.read_bytes().decode("utf-8-sig")
+    is_inside = shutil.which("wslpath", path=child.get("PATH")) is not None
+    folders = Folders(windows, str(deploy) if is_inside else windows, config)
+    return Evidence({name: plain(value) for name, value in values.items()}), folders
+
+
+def powershell(script: str, *arguments: str) -> tuple[str, ...]:
+    """The command line of a script; Bypass holds for this one process."""
+    head = ("powershell.exe", "-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass")
+    return (*head, "-File", script, *arguments)
+
+
+def _separator(folder: str) -> str:
+    return "/" if folder.startswith("/") else "\\"
+
+
+def _translate(way: str, path: str, environment: Mapping[str, str]) -> str:
+    """The other system's name of a path where there are two systems; else the path itself."""
+    found: Capture = run(("wslpath", way, path), timeout=QUICK_SECONDS, environment=environment)
+    return found.out.strip() if found.is_ok and found.out.strip() else path
+
+
+def _config_path(facts: Capture, environment: Mapping[str, str]) -> Path:
+    from rfctl.stack.wsl import read_machine
+
+    profile = read_machine(Evidence({"windows.facts": plain(facts)})).profile
+    if not profile:
+        raise UsageError("wsl.no-facts", detail="profile")
+    return Path(_translate("-u", profile, environment)) / ".wslconfig"

@@ -1,0 +1,218 @@
+"""`rfctl deploy wsl`: the plans of recorded machines as golden texts, and steps that really run.
+
+The golden texts are written anew with RFCTL_WRITE_GOLDEN=1; read the difference before it is committed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from windows_machine import FOLDER, WindowsMachine
+
+from rfctl.core.data import data_folder
+from rfctl.core.error import UsageError
+from rfctl.stack.evidence import Evidence
+from rfctl.stack.wsl import Distribution, Machine, read_machine
+from rfctl.stack.wsl_capture import Folders
+from rfctl.stack.wsl_plan import Wish, make_plan
+
+Run = Callable[..., Any]
+STATES = sorted(path.stem for path in FOLDER.glob("*.json"))
+FOLDERS = Folders("C:\\deploy", "C:\\deploy", Path("/profile/.wslconfig"))
+
+
+def plain(text: str, machine: WindowsMachine) -> str:
+    """The text without the places of this test run."""
+    text = text.replace(str(data_folder("deploy")), "<deploy>").replace(sys.executable, "<python>")
+    return text.replace(str(machine.profile), "<profile>")
+
+
+def test_the_recorded_states_are_the_ones_that_matter() -> None:
+    assert set(STATES) >= {"nat", "mirrored", "desktop", "engine", "ollama-windows", "ollama-distro", "gbk"}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_plan_of_a_recorded_machine(rfctl: Run, tmp_path: Path, name: str) -> None:
+    machine = WindowsMachine(tmp_path, name)
+    for language in ("en", "zh"):
+        arguments = ("--quiet", "--lang", language, *machine.arguments)
+        done = rfctl("deploy", "wsl", "plan", *arguments, env=machine.environment())
+        assert (done.code, done.err) == (0, "")
+        golden = FOLDER / f"{name}.{language}.txt"
+        if os.environ.get("RFCTL_WRITE_GOLDEN"):
+            golden.write_text(plain(done.out, machine), encoding="utf-8")
+        assert plain(done.out, machine) == golden.read_text(encoding="utf-8")
+    # To plan is to look: nothing else was run.
+    assert machine.log() == []
+
+
+def test_a_plan_as_json_and_as_exit_code(rfctl: Run, tmp_path: Path) -> None:
+    machine = WindowsMachine(tmp_path, "mirrored")
+    done = rfctl("deploy", "wsl", "plan", "--json", "--detailed-exitcode", env=machine.environment())
+    assert done.code == 10
+    report = json.loads(done.out)
+    assert [step["id"] for step in report["steps"]] == ["config", "restart"]
+    assert "+networkingMode=nat" in report["steps"][0]["change"]
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    machine = WindowsMachine(ready, "desktop")
+    assert rfctl("deploy", "wsl", "plan", "--detailed-exitcode", env=machine.environment()).code == 0
+
+
+def test_apply_does_the_steps_once_and_undo_takes_them_back(rfctl: Run, tmp_path: Path) -> None:
+    machine = WindowsMachine(tmp_path, "ollama-windows")
+    (machine.profile / ".wslconfig").write_bytes(b"# mine\r\n[wsl2]\r\nmemory=4GB\r\n")
+    state = machine.read()
+    state["commands"] |= machine.changes(elevated=True)
+    machine.write(state)
+    open_facts = machine.changes(ollama_host="0.0.0.0", rule=True)
+    all_facts = machine.changes(ollama_host="0.0.0.0", rule=True, autostart=True)
+    state["changes"] = {"04-ollama.ps1 -Expose": open_facts, "06-autostart.ps1": all_facts}
+    machine.write(state)
+    env = machine.environment()
+
+    refused = rfctl("deploy", "wsl", "apply", env=env)
+    assert (refused.code, machine.log()) == (7, [])
+
+    first = rfctl("deploy", "wsl", "apply", "--yes", "--json", env=env)
+    assert first.code == 6
+    outcomes = {one["step"]: one["state"] for one in json.loads(first.out)["outcomes"]}
+    assert outcomes == {"config": "done", "restart": "left", "ollama-reach": "done", "autostart": "done"}
+    assert machine.log() == [
+        "powershell.exe 04-ollama.ps1 -Expose",
+        "powershell.exe 06-autostart.ps1 -Distribution Ubuntu",
+    ]
+    assert b"# mine\r\n" in (machine.profile / ".wslconfig").read_bytes()
+    assert b"memory=24GB\r\n" in (machine.profile / ".wslconfig").read_bytes()
+
+    again = rfctl("deploy", "wsl", "apply", "--yes", env=env)
+    assert (again.code, again.out) == (0, "Nothing is missing on this machine\n")
+    assert len(machine.log()) == 2
+
+    back = rfctl("deploy", "wsl", "apply", "--undo", "--yes", env=env)
+    assert back.code == 0, back.err
+    assert machine.log()[2:] == [
+        "powershell.exe 06-autostart.ps1 -Distribution Ubuntu -Undo",
+        "powershell.exe 04-ollama.ps1 -Expose -Undo",
+    ]
+    assert (machine.profile / ".wslconfig").read_bytes() == b"# mine\r\n[wsl2]\r\nmemory=4GB\r\n"
+    assert rfctl("deploy", "wsl", "apply", "--undo", "--yes", env=env).out == (
+        "Nothing is missing on this machine\n"
+    )
+
+
+def test_what_needs_an_administrator_is_printed_and_the_rest_is_done(rfctl: Run, tmp_path: Path) -> None:
+    machine = WindowsMachine(tmp_path, "ollama-windows")
+    done = rfctl("deploy", "wsl", "apply", "--yes", env=machine.environment())
+    assert done.code == 6
+    assert "Start-Process powershell.exe -Verb RunAs -Wait -ArgumentList '-NoProfile" in done.out
+    assert "error[wsl.steps-left]: 1 steps need you: ollama-reach" in done.err
+    assert machine.log() == ["powershell.exe 06-autostart.ps1 -Distribution Ubuntu"]
+
+
+def test_a_step_that_fails_is_named_and_the_others_wait(rfctl: Run, tmp_path: Path) -> None:
+    machine = WindowsMachine(tmp_path, "ollama-windows")
+    state = machine.read()
+    line = "powershell.exe 06-autostart.ps1 -Distribution Ubuntu"
+    state["commands"][line] = {"code": 1, "encoding": "gbk", "text": "拒绝访问。\r\n"}
+    machine.write(state)
+    done = rfctl("deploy", "wsl", "apply", "--yes", env=machine.environment())
+    assert done.code == 1
+    assert "error[wsl.step-failed]: The step autostart failed: 拒绝访问。" in done.err
+
+
+def test_without_windows_the_command_says_so(rfctl: Run) -> None:
+    done = rfctl("deploy", "wsl", "plan", env={"PATH": "/usr/bin:/bin"})
+    assert done.code == 2
+    assert done.err.splitlines()[-4].startswith("error[wsl.not-windows]")
+
+
+def test_facts_that_are_no_json_are_refused() -> None:
+    capture = {"state": "done", "code": 1, "out": "", "err": "running scripts is disabled on this system"}
+    with pytest.raises(UsageError, match=r"wsl\.no-facts.*scripts is disabled"):
+        read_machine(Evidence({"windows.facts": capture}))
+
+
+UBUNTU = (Distribution("Ubuntu", 2, is_default=True),)
+CHOICES = st.sampled_from(["desktop", "distro"])
+
+
+@given(
+    engines=st.frozensets(CHOICES),
+    ollama=st.frozensets(st.sampled_from(["windows", "distro"])),
+    mode=st.sampled_from(["nat", "mirrored", ""]),
+    wish_engine=st.sampled_from(["", "desktop", "distro"]),
+    config=st.sampled_from(["", "[wsl2]\nmemory=2GB\n", "memory=64GB\n", "[wsl2]\nmemory=all\n"]),
+    has_rule=st.booleans(),
+    lan_port=st.sampled_from([0, 443]),
+)
+def test_every_plan_is_whole(
+    engines: frozenset[str],
+    ollama: frozenset[str],
+    mode: str,
+    wish_engine: str,
+    config: str,
+    has_rule: bool,
+    lan_port: int,
+) -> None:
+    machine = Machine(
+        "store", UBUNTU, mode, engines, ollama, config=config, has_rule=has_rule, has_systemd=False
+    )
+    plan = make_plan(machine, Wish(engine=wish_engine, lan_port=lan_port), FOLDERS, "python")
+    ids = [step.id for step in plan.steps]
+    assert len(ids) == len(set(ids))
+    assert plan.engine == (wish_engine or ("distro" if engines == {"distro"} else "desktop"))
+    for step in plan.steps:
+        # Nothing is changed that cannot be looked at first and taken back.
+        if step.place != "hand" and step.id not in ("update", "generation"):
+            assert step.preview, step.id
+            assert step.undo, step.id
+    if plan.engine == "distro":
+        # Containers reach Ollama in the end, on whichever side it is.
+        assert plan.ollama == "distro" or "ollama-reach" in ids
+        assert plan.ollama == "windows" or "ollama-bridge" in ids
+
+
+def test_the_text_of_wsl_conf_arrives(tmp_path: Path) -> None:
+    script = data_folder("deploy") / "windows" / "write-wsl-conf.sh"
+    place = tmp_path / "etc" / "wsl.conf"
+    place.parent.mkdir()
+    place.write_text("# mine\n[user]\ndefault=li\n", encoding="utf-8")
+    machine = Machine(
+        "store", UBUNTU, "nat", frozenset({"distro"}), has_systemd=False, conf=place.read_text("utf-8")
+    )
+    step = next(one for one in make_plan(machine, Wish(), FOLDERS, "python").steps if one.id == "systemd")
+    environment = {"PATH": "/usr/bin:/bin", "RFCTL_INSTALL_ROOT": str(tmp_path)}
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            ["sh", str(script), *arguments],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        ).stdout
+
+    text = step.command[-1]
+    assert "+systemd=true" in run("--what-if", text)
+    assert "systemd" not in place.read_text("utf-8")
+    for _ in range(2):
+        run(text)
+        assert place.read_text("utf-8") == "# mine\n[user]\ndefault=li\n[boot]\nsystemd=true\n"
+    assert base64.b64decode(text).decode() == place.read_text("utf-8")
+    run("--undo")
+    assert place.read_text("utf-8") == "# mine\n[user]\ndefault=li\n"
+    place.unlink()
+    run(text)
+    run("--undo")
+    assert list(place.parent.iterdir()) == []
