@@ -20,9 +20,19 @@ class Cost:
 
 def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
     """Run `command`; raises RuntimeError with the end of its output when it fails."""
+    return read(command, env, errors=True)[0]
+
+
+def read(
+    command: Sequence[str], env: Mapping[str, str] | None = None, *, errors: bool = False
+) -> tuple[Cost, str]:
+    """The same with what it printed on stdout (errors: and on stderr)."""
     start = time.perf_counter()
     with subprocess.Popen(
-        list(command), env=dict(env) if env else None, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        list(command),
+        env=dict(env) if env else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read()
@@ -33,4 +43,5 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
         raise RuntimeError(
             f"{command[0]} failed ({process.returncode}): {output[-1500:].decode(errors='replace')}"
         )
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    cost = Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return cost, output.decode("utf-8", errors="replace")

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import measure
@@ -46,10 +45,9 @@ def main() -> None:
 
 
 def show(label: str, command: list[str], env: dict[str, str]) -> None:
-    begin = time.perf_counter()
-    done = subprocess.run(command, env=env, capture_output=True, check=True, encoding="utf-8")
-    counts = json.loads(done.stdout)["counts"]
-    print(f"{label}: {time.perf_counter() - begin:.2f} s, {counts}", flush=True)
+    cost, output = measure.read(command, env)
+    counts = json.loads(output)["counts"]
+    print(f"{label}: {cost.wall:.2f} s, peak {cost.rss / 1e6:.0f} MB, {counts}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 
 # lost: never forwarded; unanswered: forwarded, the answer is dropped; the others answer in the server's
-# place, `late` after having forwarded; doubled: forwarded twice, the first answer is passed on.
-FAULTS = ("lost", "unanswered", "502", "late-504", "page", "delay", "doubled")
+# place, `late` after having forwarded; doubled: forwarded twice, the first answer is passed on; cut: half of
+# the answer comes, then the connection ends.
+FAULTS = ("lost", "unanswered", "cut", "502", "413", "late-504", "page", "delay", "doubled")
 PAGE = b"<!DOCTYPE html><html><body>proxy</body></html>"
 
 
@@ -90,8 +91,8 @@ class FaultProxy:
         fault = self._choose(f"{handler.command} {handler.path}")
         if fault == "lost":
             return self._drop(handler)
-        if fault == "502":
-            return self._send(handler, 502, "text/html", PAGE)
+        if fault in ("502", "413"):
+            return self._send(handler, int(fault), "text/html", PAGE)
         if fault == "page":
             return self._send(handler, 200, "text/html", PAGE)
         if fault == "delay":
@@ -108,7 +109,8 @@ class FaultProxy:
             return self._send(handler, 504, "text/html", PAGE)
         kind = response.headers.get("content-type", "application/json")
         extra = {"Content-Disposition": response.headers.get("content-disposition", "")}
-        return self._send(handler, response.status_code, kind, response.content, extra)
+        self._send(handler, response.status_code, kind, response.content, extra, cut=fault == "cut")
+        return None
 
     def _forward(self, handler: BaseHTTPRequestHandler, body: bytes) -> httpx.Response:
         headers = {
@@ -131,6 +133,8 @@ class FaultProxy:
         kind: str,
         data: bytes,
         extra: dict[str, str] | None = None,
+        *,
+        cut: bool = False,
     ) -> None:
         handler.send_response(status)
         handler.send_header("Content-Type", kind)
@@ -139,4 +143,7 @@ class FaultProxy:
             if value:
                 handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(data)
+        handler.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            handler.wfile.flush()
+            self._drop(handler)
