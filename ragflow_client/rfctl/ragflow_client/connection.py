@@ -48,7 +48,8 @@ from rfctl.ragflow_client.upload import upload_files
 def connect(base_url: str, api_key: str, *, memory: Path | None = None) -> Ragflow:
     """A client that has made sure of the server.
 
-    memory: file that keeps what servers can do between commands. Raises UsageError (URL, no RAGFlow, before 0.25), AuthError (key), UnreachableError.
+    memory: file that keeps what servers can do between commands. Raises UsageError (URL, no RAGFlow, before
+    0.25), AuthError (key), UnreachableError.
     """
     client = Ragflow(Api(base_url, api_key), memory)
     try:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rfctl.core.error import UsageError
+from rfctl.ragflow_client.failure import ServerError
+from rfctl.ragflow_client.model_table import read_default, read_table
 from rfctl.ragflow_client.record import mapping, records, text
 from rfctl.ragflow_client.transport import Api
 
@@ -17,6 +19,7 @@ class Model:
     """A registered model.
 
     name       as the provider has it (`qwen3:4b`); full_name is what datasets and assistants refer to
+    instance   "" on a server without instances (before 0.26), where there is no id either
     is_default whether it is the account's choice for its kind
     """
 
@@ -29,15 +32,24 @@ class Model:
 
     @property
     def full_name(self) -> str:
-        """`model@instance@provider`: a name of two parts fails in assistants (RAGFlow 0.26 and later)."""
-        return f"{self.name}@{self.instance}@{self.provider}"
+        """`model@instance@provider`: a name of two parts fails in assistants (RAGFlow 0.26 and later).
+
+        Before 0.26 it is `model@provider`.
+        """
+        return "@".join(part for part in (self.name, self.instance, self.provider) if part)
 
 
 def list_models(api: Api, kind: Kind) -> tuple[Model, ...]:
     """The models of one kind. The server lists all kinds for a filter that it does not know."""
+    try:
+        rows = records(api.call("GET", "/models", params={"type": kind}), "/models")
+    except ServerError as error:
+        if error.id != "ragflow.route-missing":
+            raise
+        return _list_table(api, kind)
     chosen = default_model(api, kind)
     found = []
-    for entry in records(api.call("GET", "/models", params={"type": kind}), "/models"):
+    for entry in rows:
         kinds = entry.get("model_type")
         if kind not in (kinds if isinstance(kinds, list) else [kinds]):
             continue
@@ -46,6 +58,16 @@ def list_models(api: Api, kind: Kind) -> tuple[Model, ...]:
         is_default = chosen == (name, instance, provider)
         found.append(Model(name, kind, provider, instance, text(entry, "model_id"), is_default))
     return tuple(found)
+
+
+def _list_table(api: Api, kind: Kind) -> tuple[Model, ...]:
+    """The same on a server before 0.26."""
+    chosen = read_default(api, kind)
+    return tuple(
+        Model(row.name, kind, row.provider, "", "", f"{row.name}@{row.provider}" == chosen)
+        for row in read_table(api)
+        if row.kind == kind and row.is_active
+    )
 
 
 def default_model(api: Api, kind: Kind) -> tuple[str, str, str] | None:
@@ -79,7 +101,12 @@ def choose_model(api: Api, kind: Kind, wanted: str = "") -> Model:
         model
         for model in models
         if forms
-        & {model.name.lower(), model.full_name.lower(), f"{model.name}@{model.provider}".lower(), model.id}
+        & {
+            model.name.lower(),
+            model.full_name.lower(),
+            f"{model.name}@{model.provider}".lower(),
+            model.id or model.name.lower(),
+        }
     ]
     if not matches:
         raise UsageError("ragflow.model-unknown", kind=kind, name=wanted, known=known)

@@ -1,7 +1,8 @@
-"""Making the models of an Ollama server usable in RAGFlow, without its web page (0.26 and later).
+"""Making the models of an Ollama server usable in RAGFlow, without its web page.
 
-Order and traps: provider_api_service.py of v0.27.0. An instance is looked for before it is made, because a
-repeated name makes `local(1)`; the server tests only the first model, so every chat model is called by us.
+Order and traps: provider_api_service.py of v0.26.0 and v0.27.0. An instance is looked for before it is made,
+because a repeated name makes `local(1)`; the server tests only the first model, so every chat model is called
+by us (embedding models: `proof.prove`). Before 0.26 there are no instances, and the server tests every model.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from rfctl.core.error import RfctlError, UsageError
-from rfctl.core.progress import SILENT, Reporter
+from rfctl.core.progress import SILENT, Reporter, Stage
 from rfctl.ragflow_client.failure import ServerError, UncertainError, shorten
 from rfctl.ragflow_client.model import Kind, Model, choose_model, default_model
-from rfctl.ragflow_client.record import records, text
+from rfctl.ragflow_client.model_table import add_row, read_default, read_table, write_default
+from rfctl.ragflow_client.record import mapping, records, text
 from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
 
 PROVIDER = "Ollama"
 INSTANCE = "local"
-_KEY = "x"  # Ollama has none, but 0.26.0-0.26.2 require a value
+_KEY = "x"  # Ollama has none, but 0.26.0-0.26.2 require a value, and 0.26.0 a different one per instance
 _ERROR = "**ERROR**"
 
 
@@ -34,7 +36,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Registration:
-    """What the account uses now. changed: whether anything had to be done."""
+    """What the account uses now. instance: "" before 0.26. changed: whether anything had to be done."""
 
     instance: str
     chat: Model | None
@@ -48,14 +50,16 @@ def ensure_models(
     ollama_url: str,
     chat: ModelSpec | None = None,
     embedding: ModelSpec | None = None,
+    default: bool = True,
     prove: bool = True,
     reporter: Reporter = SILENT,
 ) -> Registration:
     """Register models, make them the defaults, and prove by a call that the chat model answers.
 
     ollama_url: Ollama as the RAGFlow SERVER sees it (from a container: http://host.docker.internal:11434).
-    Raises UsageError `ragflow.no-providers` (0.25), RfctlError `ragflow.ollama-unreachable`,
-    `ragflow.model-not-there`, `ragflow.model-fails`, and what a call raises.
+    default: whether they become the account's defaults. A model that is registered with another max_tokens is
+    registered anew. Raises RfctlError `ragflow.ollama-unreachable`, UsageError `ragflow.model-not-there`,
+    RfctlError `ragflow.model-fails`, and what a call raises.
     """
     wanted: list[tuple[Kind, ModelSpec]] = []
     if chat is not None:
@@ -63,20 +67,50 @@ def ensure_models(
     if embedding is not None:
         wanted.append(("embedding", _tagged(embedding)))
     with reporter.stage("ragflow.stage-models", total=len(wanted), unit="items") as stage:
-        changed = _add_provider(api)
+        added = _add_provider(api)
+        if added is None:
+            return _ensure_table(api, ollama_url, wanted, default, stage)
+        changed = added
         _check_offer(api, ollama_url, [spec.name for _, spec in wanted])
         instance, made = _ensure_instance(api, ollama_url, wanted)
         changed |= made
         models: dict[str, Model] = {}
         for kind, spec in wanted:
             stage.update(detail=spec.name)
+            was_default = default_model(api, kind) == (spec.name, instance, PROVIDER)
             changed |= _ensure_model(api, instance, kind, spec, reporter)
             if kind == "chat" and prove:
                 _prove(api, instance, spec.name)
-            changed |= _set_default(api, instance, kind, spec.name)
+            if default or was_default:
+                changed |= _set_default(api, instance, kind, spec.name)
             models[kind] = choose_model(api, kind, f"{spec.name}@{instance}@{PROVIDER}")
             stage.advance(1)
     return Registration(instance, models.get("chat"), models.get("embedding"), changed)
+
+
+def _ensure_table(
+    api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSpec]], default: bool, stage: Stage
+) -> Registration:
+    """The same on a server before 0.26."""
+    changed = False
+    models: dict[str, Model] = {}
+    rows = {(row.name.lower(), row.kind): row for row in read_table(api) if row.provider == PROVIDER}
+    for kind, spec in wanted:
+        stage.update(detail=spec.name)
+        row = rows.get((spec.name.lower(), kind))
+        fits = row is not None and row.is_active and row.max_tokens == spec.max_tokens
+        if row is None or not fits or not _same_url(row.url, ollama_url):
+            add_row(api, PROVIDER, spec.name, kind, ollama_url, spec.max_tokens, _KEY)
+            changed = True
+        full_name = f"{spec.name}@{PROVIDER}"
+        if default and read_default(api, kind) != full_name:
+            write_default(api, kind, full_name)
+            changed = True
+            if read_default(api, kind) != full_name:
+                raise RfctlError("ragflow.default-not-kept", name=spec.name)
+        models[kind] = choose_model(api, kind, full_name)
+        stage.advance(1)
+    return Registration("", models.get("chat"), models.get("embedding"), changed)
 
 
 def _tagged(spec: ModelSpec) -> ModelSpec:
@@ -85,12 +119,13 @@ def _tagged(spec: ModelSpec) -> ModelSpec:
     return ModelSpec(name, spec.max_tokens)
 
 
-def _add_provider(api: Api) -> bool:
+def _add_provider(api: Api) -> bool | None:
+    """Whether it was added now; None where the server knows no providers."""
     try:
         api.call("PUT", "/providers", json={"provider_name": PROVIDER}, repeatable=True)
     except ServerError as error:
         if error.id == "ragflow.route-missing":
-            raise UsageError("ragflow.no-providers") from error
+            return None
         if "already exists" not in error.message:
             raise
         return False
@@ -119,8 +154,10 @@ def _ensure_instance(api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSp
     names = []
     for name in _instances(api):
         names.append(name)
-        detail = api.call("GET", f"/providers/{PROVIDER}/instances/{quote(name, safe='')}")
-        if isinstance(detail, Mapping) and _same_url(text(detail, "base_url"), ollama_url):
+        detail = mapping(api.call("GET", f"/providers/{PROVIDER}/instances/{quote(name, safe='')}"))
+        url = text(detail, "base_url")
+        # 0.26.0 does not tell the address: there the name decides.
+        if _same_url(url, ollama_url) or (not url and name == INSTANCE):
             return name, False
     name = INSTANCE
     number = 2
@@ -128,12 +165,18 @@ def _ensure_instance(api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSp
         name, number = f"{INSTANCE}-{number}", number + 1
     body = {
         "instance_name": name,
-        "api_key": _KEY,
+        "api_key": _KEY if name == INSTANCE else f"{_KEY}-{name}",
         "base_url": ollama_url,
         "model_info": [_describe(kind, spec) for kind, spec in wanted],
     }
     try:
-        api.call("POST", f"/providers/{PROVIDER}/instances", json=body, read_seconds=ANSWER_SECONDS)
+        try:
+            api.call("POST", f"/providers/{PROVIDER}/instances", json=body, read_seconds=ANSWER_SECONDS)
+        except ServerError as error:
+            if "Already exist instance" not in error.message:
+                raise
+            body["api_key"] = f"{_KEY}-rfctl"  # somebody else's instance has ours (0.26.0)
+            api.call("POST", f"/providers/{PROVIDER}/instances", json=body, read_seconds=ANSWER_SECONDS)
     except UncertainError:
         if name not in _instances(api):
             raise
@@ -151,36 +194,43 @@ def _instances(api: Api) -> Iterator[str]:
 
 
 def _describe(kind: Kind, spec: ModelSpec) -> dict[str, Any]:
-    described: dict[str, Any] = {"model_name": spec.name, "model_type": [kind], "max_tokens": spec.max_tokens}
-    if kind == "chat":
-        described["extra"] = {"is_tools": False}
-    return described
+    # 0.26.0 fails without `extra`.
+    extra = {"is_tools": False} if kind == "chat" else {}
+    return {"model_name": spec.name, "model_type": [kind], "max_tokens": spec.max_tokens, "extra": extra}
 
 
 def _ensure_model(api: Api, instance: str, kind: Kind, spec: ModelSpec, reporter: Reporter) -> bool:
     path = f"/providers/{PROVIDER}/instances/{quote(instance, safe='')}/models"
-    for entry in records(api.call("GET", path), "models"):
-        if text(entry, "name").lower() != spec.name.lower():
-            continue
-        if entry.get("max_tokens") != spec.max_tokens:
-            reporter.warn(
-                "ragflow.model-tokens-differ",
-                name=spec.name,
-                tokens=entry.get("max_tokens") or 0,
-                wanted=spec.max_tokens,
-            )
-        if text(entry, "status") == "inactive":
-            api.call("PATCH", f"{path}/{quote(spec.name)}", json={"status": "active"}, repeatable=True)
-            return True
-        return False
-    body = {"model_name": spec.name, "model_type": kind, "max_tokens": spec.max_tokens}
+    rows = records(api.call("GET", path), path)
+    row = next((row for row in rows if text(row, "name").lower() == spec.name.lower()), None)
+    if row is not None and row.get("max_tokens") == spec.max_tokens:
+        if text(row, "status") != "inactive":
+            return False
+        api.call("PATCH", f"{path}/{quote(spec.name)}", json={"status": "active"}, repeatable=True)
+        return True
+    if not _add_model(api, path, kind, spec) and row is not None:
+        # Nothing changes the number of a registered model, and RAGFlow cuts the prompt by it.
+        api.call("DELETE", path, json={"model_name": [text(row, "name")]}, repeatable=True)
+        tokens = row.get("max_tokens") or 0
+        reporter.warn("ragflow.model-anew", name=spec.name, tokens=tokens, wanted=spec.max_tokens)
+        _add_model(api, path, kind, spec)
+    return True
+
+
+def _add_model(api: Api, path: str, kind: Kind, spec: ModelSpec) -> bool:
+    """Register a model without a test; False where one of that name is registered."""
+    body = {"model_name": spec.name, "model_type": kind, "max_tokens": spec.max_tokens, "extra": {}}
     try:
         api.call("POST", path, json=body)
     except ServerError as error:
-        # Sent twice by a proxy, or an engine that lists a model once it has it.
         if "already exists" not in error.message:
             raise
         return False
+    except UncertainError:
+        if all(
+            text(row, "name").lower() != spec.name.lower() for row in records(api.call("GET", path), path)
+        ):
+            raise
     return True
 
 

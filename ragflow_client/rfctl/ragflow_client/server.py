@@ -45,11 +45,10 @@ class Server:
         return self.version is not None and self.version[:2] > PINNED
 
 
-def detect(api: Api) -> Server:
-    """Find out what answers at `api.url`.
+def read_version(api: Api) -> tuple[tuple[int, int, int] | None, str]:
+    """(version, its text), which any server from 0.25 on tells without a key.
 
-    Raises UsageError `ragflow.too-old` (before 0.25) or `ragflow.not-ragflow`, AuthError for a refused key,
-    UnreachableError.
+    Raises UsageError `ragflow.too-old` (before 0.25) or `ragflow.not-ragflow`, UnreachableError.
     """
     reply = api.send("GET", "/system/version", repeatable=True, checked=False)
     document = _document(reply)
@@ -57,11 +56,20 @@ def detect(api: Api) -> Server:
         _refuse_others(api, reply)
     text = str(document["data"])
     found = _VERSION.match(text)
-    version = None
-    if found is not None:
-        version = (int(found[1]), int(found[2]), int(found[3] or 0))
-        if version[:2] < OLDEST:
-            raise UsageError("ragflow.too-old", version=text, oldest=_dotted(OLDEST))
+    if found is None:
+        return None, text
+    version = (int(found[1]), int(found[2]), int(found[3] or 0))
+    if version[:2] < OLDEST:
+        raise UsageError("ragflow.too-old", version=text, oldest=_dotted(OLDEST))
+    return version, text
+
+
+def detect(api: Api, known: tuple[tuple[int, int, int] | None, str] | None = None) -> Server:
+    """Find out what answers at `api.url`; known: what `read_version` has just said.
+
+    Raises as `read_version`, and AuthError for a refused key.
+    """
+    version, text = known or read_version(api)
     engine = _EMBEDDED.search(text)
     return Server(
         version=version,

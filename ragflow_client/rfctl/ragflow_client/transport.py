@@ -37,14 +37,15 @@ POOL_SIZE = 16
 _PIECE_BYTES = 64 << 10
 
 
-class _Bearer(requests.auth.AuthBase):
-    """The key as an auth object, so that an entry in a .netrc cannot replace it."""
+class _Authorization(requests.auth.AuthBase):
+    """The header as an auth object, so that an entry in a .netrc cannot replace it; "" sends none."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, value: str) -> None:
+        self._value = value
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._key}"
+        if self._value:
+            request.headers["Authorization"] = self._value
         return request
 
 
@@ -52,27 +53,36 @@ class Api(RAGFlow):  # type: ignore[misc]
     """One server and one key. A context manager; usable from several threads.
 
     base_url       as people write it: with or without scheme, slash, `/api/v1`
+    api_key        None for the routes that want none, until `authorise` names something else
     read_seconds   longest silence of the server within an answer; the whole answer may take ten times that
     retries        repetitions of a request that may be repeated (reading), after a broken connection or one
-    of
-                   the statuses 429, 502, 503, 504
+                   of the statuses 429, 502, 503, 504
     Raises UsageError (URL) and AuthError (a key that cannot be one).
     """
 
     def __init__(
-        self, base_url: str, api_key: str, *, read_seconds: float = READ_SECONDS, retries: int = RETRIES
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        read_seconds: float = READ_SECONDS,
+        retries: int = RETRIES,
     ) -> None:
         self.url = normalise_url(base_url)
-        super().__init__(check_key(api_key), self.url)
+        super().__init__("" if api_key is None else check_key(api_key), self.url)
         self._read_seconds = read_seconds
         self._retries = retries
         self._session = requests.Session()
         self._session.trust_env = not is_loopback(self.url)
-        self._session.auth = _Bearer(self.user_key)
+        self.authorise(f"Bearer {self.user_key}" if self.user_key else "")
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=POOL_SIZE, max_retries=0)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
+
+    def authorise(self, value: str) -> None:
+        """Send this header Authorization from now on: a session token goes without the word Bearer."""
+        self._session.auth = _Authorization(value)
 
     def close(self) -> None:
         self._session.close()
@@ -115,6 +125,7 @@ class Api(RAGFlow):  # type: ignore[misc]
         json: object = None,
         repeatable: bool | None = None,
         read_seconds: float | None = None,
+        outside: bool = False,
     ) -> Any:
         """`data` of a successful answer (None when there is none).
 
@@ -123,7 +134,13 @@ class Api(RAGFlow):  # type: ignore[misc]
         """
         repeat = method == "GET" if repeatable is None else repeatable
         reply = self.send(
-            method, path, params=params, json=json, repeatable=repeat, read_seconds=read_seconds
+            method,
+            path,
+            params=params,
+            json=json,
+            repeatable=repeat,
+            read_seconds=read_seconds,
+            outside=outside,
         )
         return reply.json().get("data")
 

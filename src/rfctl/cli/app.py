@@ -128,7 +128,8 @@ class App:
         from rfctl.ragflow_client.connection import connect
 
         endpoints = self.endpoints()
-        return connect(endpoints.ragflow_url, self.ragflow_key(endpoints))
+        memory = self.directories.cache / "ragflow-server.json"
+        return connect(endpoints.ragflow_url, self.ragflow_key(endpoints), memory=memory)
 
     def ragflow_key(self, endpoints: Endpoints) -> str:
         from rfctl.core.credential import FILE_NAME, find_ragflow_key
