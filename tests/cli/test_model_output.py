@@ -55,3 +55,28 @@ def test_what_is_missing_is_named(rfctl: Run, model: Path) -> None:
         2,
         "错误[model.split-size]: --split-max-size 不能是 2GB",
     )
+
+
+def test_verify_and_diff(rfctl: Run, model: Path, tmp_path: Path) -> None:
+    convert = ["model", "convert", model.name, "--outtype"]
+    assert rfctl(*convert, "f16", "-o", "a.gguf").code == 0
+    assert rfctl(*convert, "q8_0", "-o", "b.gguf").code == 0
+    good = rfctl("model", "verify", "a.gguf", model.name)
+    assert good.code == 0
+    assert good.out.splitlines()[-1] == f"a.gguf is what {model.name} gives: all 20 tensors"
+    same = rfctl("model", "diff", "a.gguf", "a.gguf", "--json")
+    assert (same.code, json.loads(same.out)["is_same"]) == (0, True)
+    other = rfctl("model", "diff", "a.gguf", "b.gguf")
+    assert other.code == 5
+    assert "general.file_type  other value  uint32 1  uint32 7" in other.out
+    with (tmp_path / "a.gguf").open("r+b") as file:
+        file.seek(-32, 2)
+        file.write(b"\x01\x02")
+    bad = rfctl("model", "verify", "a.gguf", model.name, "--json")
+    report = json.loads(bad.out)
+    assert (bad.code, report["verdict"], len(report["comparison"]["tensors"])) == (5, "failed", 1)
+    shown = rfctl("model", "verify", "a.gguf", model.name)
+    assert (shown.code, shown.out.splitlines()[-1]) == (5, "a.gguf did not pass")
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "b.gguf").read_bytes()[:-100])
+    assert rfctl("model", "verify", "cut.gguf").err.startswith("error[gguf.data-truncated]")
+    assert rfctl("model", "verify", "my-model", model.name).err.startswith("error[model.verify-no-file]")

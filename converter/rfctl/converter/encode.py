@@ -70,7 +70,7 @@ def encode_rows(type_name: str, dtype: str, rows: NDArray[Any]) -> tuple[NDArray
         bits = f32_to_bf16(values)
         return bits, _find_infinite(bits, _BF16_EXPONENT)
     data = quantize(type_name, values)
-    return data, _find_infinite_scale(type_name, data)
+    return data, find_infinite_scale(type_name, data)
 
 
 def _find_infinite(bits: NDArray[np.uint16], exponent: int) -> int | None:
@@ -78,7 +78,13 @@ def _find_infinite(bits: NDArray[np.uint16], exponent: int) -> int | None:
     return None if exponents.max() != exponent else _find_false(exponents != exponent)
 
 
-def _find_infinite_scale(type_name: str, data: NDArray[np.uint8]) -> int | None:
+def has_scales(type_name: str) -> bool:
+    """Whether it is known where the half-precision scales of this type lie."""
+    return type_name in _SCALES
+
+
+def find_infinite_scale(type_name: str, data: NDArray[np.uint8]) -> int | None:
+    """The first row (n, row bytes) with a scale that is NaN or infinite."""
     blocks = data.reshape(data.shape[0], -1, tensor_type(type_name).block_bytes)
     for offset in _SCALES[type_name]:
         scales = np.ascontiguousarray(blocks[:, :, offset : offset + 2]).view("<u2")[:, :, 0]

@@ -66,7 +66,8 @@ def lay_out(plan: Plan) -> Layout:
     """Fix every offset of the file of `plan`."""
     head = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(plan.tensors), len(plan.pairs)))
     for pair in plan.pairs:
-        _append_pair(head, pair)
+        head += _pack_text(pair.key)
+        head += pack_value(pair)
     offset = 0
     sizes = []
     for tensor in plan.tensors:
@@ -84,18 +85,18 @@ def lay_out(plan: Plan) -> Layout:
     return Layout(bytes(head), places, len(head) + offset)
 
 
-def _append_pair(head: bytearray, pair: KeyValue) -> None:
-    head += _pack_text(pair.key)
-    head += struct.pack("<I", pair.type)
+def pack_value(pair: KeyValue) -> bytes:
+    """Type and value of a pair as they stand in the file."""
+    packed = bytearray(struct.pack("<I", pair.type))
     if pair.type is not ValueType.ARRAY:
-        head += _pack_value(pair.type, pair.value)
-        return
+        return bytes(packed + _pack_value(pair.type, pair.value))
     assert pair.item is not None
-    head += struct.pack("<IQ", pair.item, len(pair.value))
+    packed += struct.pack("<IQ", pair.item, len(pair.value))
     if isinstance(pair.value, np.ndarray):
-        head += pair.value.astype(np.dtype(_SCALARS[pair.item].replace("?", "b"))).tobytes()
+        packed += pair.value.astype(np.dtype(_SCALARS[pair.item].replace("?", "b"))).tobytes()
     else:
-        _append_items(head, pair.item, pair.value)
+        _append_items(packed, pair.item, pair.value)
+    return bytes(packed)
 
 
 def _append_items(head: bytearray, item: ValueType, values: Sequence[Any]) -> None:

@@ -114,7 +114,7 @@ def write_plan(
     digests = []
     overflows: dict[str, int] = {}
     with (
-        SourceReader(tensor.file for tensor in _list_sources(plan)) as reader,
+        SourceReader(tensor.file for tensor in list_sources(plan)) as reader,
         contextlib.ExitStack() as stack,
         reporter.stage("model.stage-write", total=needed, file=target.name) as stage,
     ):
@@ -158,7 +158,8 @@ def _commit(partials: Sequence[PartialFile]) -> None:
         raise
 
 
-def _list_sources(plan: Plan) -> Iterator[SourceTensor]:
+def list_sources(plan: Plan) -> Iterator[SourceTensor]:
+    """The source tensors of a whole plan."""
     for tensor in plan.tensors:
         yield from list_slices(tensor.expression)
 

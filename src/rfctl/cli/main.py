@@ -27,6 +27,7 @@ NOUNS: dict[str, dict[str, str]] = {
         "rm": "rfctl.cli.model:rm",
         "lint": "rfctl.cli.model_lint:lint",
         "verify": "rfctl.cli.model_verify:verify",
+        "diff": "rfctl.cli.model_diff:diff",
         "gc": "rfctl.cli.model_gc:gc",
         "bundle": "rfctl.cli.model_bundle:bundle",
     },

@@ -1,4 +1,4 @@
-"""`rfctl model verify`: does the server make the prompt that the model was trained on?"""
+"""`rfctl model verify`: does the server make the prompt of the training? Of a GGUF file: is it sound?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.model_verify_source import is_gguf, verify_file
 from rfctl.core.error import UsageError
 
 EXIT_VERDICT = 5
@@ -15,14 +16,29 @@ LEDGER = "ollama-ledger.json"
 
 
 @command("verify")
-@click.argument("name")
+@click.argument("name", metavar="NAME|FILE")
+@click.argument("source", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--trained-with", metavar="TEMPLATE")
 @click.option("--gguf", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--accept-template-diff", metavar="REASON")
+@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--weights-only", is_flag=True)
 def verify(
-    app: App, name: str, trained_with: str | None, gguf: Path | None, accept_template_diff: str | None
+    app: App,
+    name: str,
+    source: Path | None,
+    trained_with: str | None,
+    gguf: Path | None,
+    accept_template_diff: str | None,
+    adapter: Path | None,
+    weights_only: bool,
 ) -> None:
     """Exit code 5 when a prompt differs, an answer does not end, or the model is not served for its use."""
+    if is_gguf(Path(name)):
+        verify_file(app, Path(name), source, adapter, weights_only)
+        return
+    if source is not None or adapter is not None or weights_only:
+        raise UsageError("model.verify-no-file", name=name)
     from rfctl.ollama.training import find_training_template
     from rfctl.ollama.verify import verify_model
 
