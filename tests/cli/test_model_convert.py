@@ -100,7 +100,9 @@ def test_json_is_one_document(rfctl: Run, build: Callable[..., Path], tmp_path: 
         "since": "",
         "reason": "rfctl has no family for MyOwnForCausalLM",
     }
-    (finding,) = report["findings"]
+    finding, sibling = report["findings"]
+    assert sibling["id"] == "model.architecture-sibling"
+    assert sibling["params"]["nearest"] == "LlamaForCausalLM"
     assert (finding["id"], finding["severity"]) == ("model.architecture-nowhere", "error")
     assert "LlamaForCausalLM" in finding["next"]
     assert report["dtype_bytes"] == {"BF16": 33555968}

@@ -74,16 +74,20 @@ def check(
     ollama_version: str | None = None,
     llamacpp_build: str | None = None,
     num_ctx: int | None = None,
+    adapter: Path | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> CheckReport:
     """Look at the model directory `source`.
 
     ollama_version   also decide for this Ollama release, e.g. "0.24.0"
     llamacpp_build   also decide for this llama.cpp build, e.g. "b10488"
     num_ctx          context to estimate the memory for; default: 4096 or the model's own if that is shorter
+    adapter          directory of a LoRA adapter to merge; `source` may be one itself if its base is here
+    sizes            bytes of weight files that are in the directory only with their header, by name
     Raises RfctlError `model.not-found`; everything else is a finding.
     """
     path = source.absolute()
-    facts = collect_facts(path)
+    facts = collect_facts(path, adapter, sizes)
     need = Need(facts.gguf, facts.pre)
     verdicts = [
         _judge_converter(facts),
@@ -94,6 +98,9 @@ def check(
     findings = [*facts.findings]
     asked = [verdicts[1]] * bool(llamacpp_build) + [verdicts[2]] * bool(ollama_version)
     findings += [finding for verdict in asked for finding in _explain_target(verdict)]
+    if verdicts[3].answer is Answer.UNSUPPORTED and facts.family is not None:
+        params = {"architecture": facts.architecture, "version": verdicts[3].version}
+        findings.append(Finding("model.importer-absent", Severity.INFO, params))
     is_sound = not any(finding.severity is Severity.ERROR for finding in findings)
     is_supported = all(verdict.answer is Answer.SUPPORTED for verdict in [verdicts[0], *asked])
     if is_sound:

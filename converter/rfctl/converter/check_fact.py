@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import difflib
 import gc
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rfctl.converter.check_template import starts_with
-from rfctl.converter.check_tensor import compare_tensors
+from rfctl.converter.adapter import find_base
+from rfctl.converter.check_adapter import examine_base, examine_merge
+from rfctl.converter.check_sibling import Sibling, describe_sibling, find_siblings
+from rfctl.converter.check_template import find_training_template, starts_with
+from rfctl.converter.check_tensor import compare_tensors, find_mtp
 from rfctl.converter.check_tokenizer import (
     TokenizerFiles,
     compare_rows,
     examine_tokenizer,
     guess_kind,
+)
+from rfctl.converter.check_vocabulary import (
+    find_lost_tokens,
+    find_paired_merges,
+    find_similar_pre_tokenizers,
 )
 from rfctl.converter.check_weight import (
     Weights,
@@ -53,7 +60,11 @@ def _without_collector() -> Iterator[None]:
 
 @dataclass
 class Facts:
-    """What the parts of a check found out, gathered step by step."""
+    """What the parts of a check found out, gathered step by step.
+
+    adapter   directory of an adapter that is merged in, None
+    siblings  families that resemble an unknown model, best first
+    """
 
     path: Path
     findings: list[Finding]
@@ -67,19 +78,27 @@ class Facts:
     is_encoder: bool = False
     family: Family | None = None
     draft: Plan | None = None
+    adapter: Path | None = None
+    siblings: list[Sibling] = field(default_factory=list)
 
     @property
     def has_error(self) -> bool:
         return any(finding.severity is Severity.ERROR for finding in self.findings)
 
 
-def collect_facts(path: Path) -> Facts:
-    """Everything the files of the model directory `path` say. Raises RfctlError `model.not-found`."""
+def collect_facts(path: Path, adapter: Path | None = None, sizes: Mapping[str, int] | None = None) -> Facts:
+    """Everything the files of the model directory `path` say, with the adapter directory merged in.
+
+    sizes   bytes of weight files of which only the header is in the directory, by file name
+    Raises RfctlError `model.not-found`.
+    """
     with _without_collector():
-        return _collect(path)
+        if adapter is None:
+            path, adapter = find_base(path)
+        return _collect(path, adapter, sizes or {})
 
 
-def _collect(path: Path) -> Facts:
+def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Facts:
     config: Mapping[str, Any] = {}
     findings: list[Finding] = []
     try:
@@ -89,12 +108,15 @@ def _collect(path: Path) -> Facts:
             raise
         findings.append(from_error(error))
     if any(finding.id == "model.adapter-only" for finding in findings):
+        findings += examine_base(path, is_base_given=False)
         return Facts(path, findings, Weights({}, False, 0), TokenizerFiles({}, "", ""), config)
-    weights, found = examine_weights(path)
+    if adapter is not None:
+        findings += examine_base(adapter, is_base_given=True)
+    weights, found = examine_weights(path, sizes)
     findings += found
     files, found = examine_tokenizer(path)
     findings += found
-    facts = Facts(path, findings, weights, files, config)
+    facts = Facts(path, findings, weights, files, config, adapter=adapter)
     quantization = find_quantization(config)
     findings += [quantization] if quantization else []
     leftovers, _ = find_leftovers(weights.tensors)
@@ -111,6 +133,7 @@ def _collect(path: Path) -> Facts:
         facts.tokenizer, _ = guess_kind(path)
     if not facts.has_error:
         _examine_template(facts)
+        _examine_vocabulary(facts)
     return facts
 
 
@@ -126,48 +149,34 @@ def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
         return
     names = [*list_families(), *hf_names()]
     stem = name.removesuffix("Model")
-    siblings = [other for other in names if stem != name and other.startswith(stem)]
-    nearest = [*siblings, *_fitting(facts, config), *difflib.get_close_matches(name, names, n=1, cutoff=0.0)]
+    kin = [other for other in names if stem != name and other.startswith(stem)]
+    facts.siblings = find_siblings(config, facts.weights.tensors) if facts.weights.tensors else []
+    fitting = [sibling.name for sibling in facts.siblings if not sibling.match.distance]
+    nearest = [*kin, *fitting, *difflib.get_close_matches(name, names, n=1, cutoff=0.0)]
     params = {"architecture": name, "nearest": nearest[0], "build": REFERENCE_BUILD, "gguf": facts.gguf}
     if facts.gguf:
         id = "model.architecture-elsewhere"
-    elif siblings or is_projector_only(name):
+    elif kin or is_projector_only(name):
         id = "model.architecture-projector"
     else:
         id = "model.architecture-nowhere"
     facts.findings.append(Finding(id, Severity.ERROR, params))
-
-
-def _fitting(facts: Facts, config: Mapping[str, Any]) -> list[str]:
-    """Architectures of ours that have a place for every tensor, and a tensor for every place.
-
-    Several may, since the same names stand for different arithmetic: first the one that `model_type` names,
-    then those whose arithmetic most other models share.
-    """
-    found = []
-    kind = str(config.get("model_type") or "").replace("_", "").lower()
-    shared = Counter(hf_architecture(name) for name in hf_names())
-    for name, family in list_families().items():
-        try:
-            if not compare_tensors(family, name, fill_defaults(config), facts.weights.tensors):
-                found.append(name)
-        except (RfctlError, KeyError):
-            continue
-    found.sort(key=lambda name: -shared[hf_architecture(name)])
-    found.sort(key=lambda name: not (kind and name.lower().startswith(kind)))
-    return found if facts.weights.tensors else []
+    if facts.siblings:
+        facts.findings.append(describe_sibling(facts.siblings[0], len(facts.weights.tensors)))
 
 
 def _examine_tensors(facts: Facts, config: Mapping[str, Any]) -> None:
     if facts.family is not None:
         try:
-            hparams = facts.hparams = fill_defaults(config)
+            hparams = facts.family.observe(fill_defaults(config), facts.weights.tensors)
+            facts.hparams = hparams
             facts.findings += _demand(facts.family, hparams)
             facts.findings += compare_tensors(
                 facts.family, facts.architecture, hparams, facts.weights.tensors
             )
         except RfctlError as error:
             facts.findings.append(from_error(error))
+    facts.findings += find_mtp(config, list(facts.weights.tensors))
     facts.findings += compare_rows(facts.path, facts.hparams, facts.weights.tensors)
 
 
@@ -181,10 +190,21 @@ def _demand(family: Family, hparams: HParams) -> list[Finding]:
 
 def _draft(facts: Facts, source: ModelSource) -> None:
     """Plan the conversion: the last word on whether it works, and the source of the tokenizer's details."""
+    if facts.adapter is not None:
+        merged, found = examine_merge(source, facts.adapter)
+        facts.findings += found
+        if merged is None:
+            return
+        source = merged
     try:
         draft = facts.draft = plan_model(source, "auto")
     except RfctlError as error:
         facts.findings.append(from_error(error))
+        if error.id == "model.pre-tokenizer-unknown":
+            kind = str(source.config.get("model_type") or "")
+            facts.findings += find_similar_pre_tokenizers(facts.path, kind)
+        if error.id == "model.tokenizer-kind":
+            facts.findings += _find_class(facts, source)
         return
     facts.hparams = draft.hparams
     facts.gguf = draft.architecture
@@ -200,6 +220,10 @@ def _examine_template(facts: Facts) -> None:
     if not facts.files.template:
         facts.findings.append(Finding("model.template-missing", Severity.WARN))
         return
+    trained = find_training_template(facts.path)
+    if trained is not None and trained[1] not in facts.files.template:
+        params = {"template": trained[0], "mark": trained[1]}
+        facts.findings.append(Finding("model.template-other", Severity.WARN, params))
     bos = facts.files.bos
     if not bos or facts.draft.get("tokenizer.ggml.add_bos_token") is False:
         return
@@ -208,3 +232,24 @@ def _examine_template(facts: Facts) -> None:
         facts.findings.append(Finding("model.template-broken", Severity.WARN))
     elif is_first:
         facts.findings.append(Finding("model.bos-twice", Severity.INFO, {"bos": bos}))
+
+
+def _examine_vocabulary(facts: Facts) -> None:
+    if facts.draft is not None:
+        facts.findings += find_lost_tokens(facts.path, facts.files.config, facts.draft)
+        facts.findings += find_paired_merges(facts.path)
+
+
+def _find_class(facts: Facts, source: ModelSource) -> list[Finding]:
+    """Classes whose tensors are the same and that take the tokenizer as it is."""
+    names = []
+    for sibling in find_siblings(source.config, source.tensors):
+        if sibling.match.distance or sibling.name == facts.architecture:
+            continue
+        try:
+            list_families()[sibling.name].describe_vocabulary(source, fill_defaults(source.config))
+        except (RfctlError, KeyError):
+            continue
+        names.append(sibling.name)
+    params = {"architecture": facts.architecture, "nearest": names[0]} if names else {}
+    return [Finding("model.tokenizer-class", Severity.INFO, params)] if names else []

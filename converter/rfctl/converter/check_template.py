@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from rfctl.converter.source import read_text
+from rfctl.core.error import RfctlError
 
 _STEPS = 200_000
 _LENGTH = 1_000_000
 _WIDE = re.compile(r"\d{5}")
+_DATA = Path(__file__).parent / "data" / "training-template.toml"
+_RECORDS = ("training_args.yaml", "llamaboard_config.yaml")
+_NAMED = re.compile(r"^(?:top\.)?template:[ \t]*[\"']?([A-Za-z0-9_.-]{1,60})", re.MULTILINE)
 
 
 class _SpentError(Exception):
@@ -42,6 +51,29 @@ def starts_with(template: str, bos: str) -> bool | None:
     except (RecursionError, MemoryError):
         return None
     return text.startswith(bos)
+
+
+def find_training_template(path: Path) -> tuple[str, str] | None:
+    """(name, text that every turn of it has) of the prompt format that LLaMA-Factory recorded in `path`.
+
+    None when there is no record or its name is not in the table.
+    """
+    for record in _RECORDS:
+        try:
+            text = read_text(path / record, 1 << 20)
+        except RfctlError:
+            continue
+        match = _NAMED.search(text or "")
+        if match and match[1] in _marks():
+            return match[1], _marks()[match[1]]
+    return None
+
+
+@cache
+def _marks() -> dict[str, str]:
+    with _DATA.open("rb") as file:
+        table: dict[str, str] = tomllib.load(file)["mark"]
+    return table
 
 
 def _compile(template: str) -> Any:

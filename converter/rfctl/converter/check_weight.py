@@ -35,8 +35,11 @@ class Weights:
     file_bytes: int
 
 
-def examine_weights(path: Path) -> tuple[Weights, list[Finding]]:
-    """Index, files and headers of the model directory `path`; no weight is read."""
+def examine_weights(path: Path, sizes: Mapping[str, int]) -> tuple[Weights, list[Finding]]:
+    """Index, files and headers of the model directory `path`; no weight is read.
+
+    sizes   bytes of files of which only the header is there, by name
+    """
     findings: list[Finding] = []
     index: Mapping[str, str] | None = None
     try:
@@ -53,22 +56,25 @@ def examine_weights(path: Path) -> tuple[Weights, list[Finding]]:
         findings.append(_explain_nothing(path))
     tensors: dict[str, SourceTensor] = {}
     duplicates: list[tuple[str, str, str]] = []
+    headers: list[tuple[Path, list[SourceTensor]]] = []
     is_complete = not absent and bool(present)
     for file in present:
         try:
-            header = read_header(file)
+            headers.append((file, read_header(file, sizes.get(file.name))))
         except RfctlError as error:
             findings.append(from_error(error))
             is_complete = False
-            continue
         except OSError as error:
             findings.append(_error("model.file-unreadable", file=file.name, what=error.strerror or ""))
             is_complete = False
-            continue
-        for tensor in header:
+    stray = _find_stray(headers, named)
+    for file, header in headers:
+        for tensor in () if file.name in stray else header:
             if tensor.name in tensors:
                 duplicates.append((tensor.name, tensors[tensor.name].file.name, file.name))
             tensors[tensor.name] = tensor
+    if stray:
+        findings.append(_error("model.weights-stray", files=shorten(stray), index=INDEX))
     if duplicates:
         name, first, second = duplicates[0]
         shown = shorten([name for name, _, _ in duplicates]) if len(duplicates) > 1 else name
@@ -84,8 +90,18 @@ def examine_weights(path: Path) -> tuple[Weights, list[Finding]]:
                     extra=shorten(extra) or "-",
                 )
             )
-    file_bytes = sum(file.stat().st_size for file in present)
+    file_bytes = sum(sizes.get(file.name) or file.stat().st_size for file in present)
     return Weights(tensors, is_complete, file_bytes), findings
+
+
+def _find_stray(headers: list[tuple[Path, list[SourceTensor]]], named: set[Path]) -> list[str]:
+    """Files that an index does not name and that only repeat tensors of the files it names."""
+    indexed = {tensor.name for file, header in headers if file in named for tensor in header}
+    return [
+        file.name
+        for file, header in headers
+        if named and file not in named and header and indexed.issuperset(tensor.name for tensor in header)
+    ]
 
 
 def find_leftovers(names: Iterable[str]) -> tuple[list[Finding], set[str]]:

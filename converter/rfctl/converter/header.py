@@ -61,13 +61,14 @@ class SourceTensor:
         return count
 
 
-def read_header(path: Path) -> list[SourceTensor]:
+def read_header(path: Path, size: int | None = None) -> list[SourceTensor]:
     """The tensors of a safetensors file, sorted by name (the order in which llama.cpp's converter takes
     them).
 
+    size   bytes of the whole file where `path` holds no more than its header
     Reads at most 8 + N bytes. Raises RfctlError `model.shard-truncated` or `model.shard-malformed`.
     """
-    size = path.stat().st_size
+    size = path.stat().st_size if size is None else size
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:

@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130
 
 NOUNS: dict[str, dict[str, str]] = {
     "model": {
-        "check": "rfctl.cli.model_convert:check",
+        "check": "rfctl.cli.model_check:check",
         "convert": "rfctl.cli.model_convert:convert",
         "push": "rfctl.cli.model:push",
         "ls": "rfctl.cli.model:ls",

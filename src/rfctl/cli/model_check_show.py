@@ -1,0 +1,86 @@
+"""The report of `rfctl model check` for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rfctl.cli.app import App
+from rfctl.cli.output import cell_width, clean, human_bytes
+
+if TYPE_CHECKING:
+    from rfctl.converter.check import CheckReport
+    from rfctl.converter.finding import Verdict
+
+
+def print_report(app: App, report: CheckReport) -> None:
+    """Sizes, what each authority says, findings and the last word; nothing in JSON mode."""
+    out = app.out
+    if not out.is_human:
+        return
+    unknown = out.text("check.unknown")
+    sizes = ", ".join(f"{kind} {human_bytes(size)}" for kind, size in report.dtype_bytes.items())
+    names = " -> ".join(name for name in (report.architecture, report.gguf_architecture) if name)
+    tokenizer = ", ".join(name for name in (report.tokenizer, report.pre_tokenizer) if name)
+    rows = [
+        (out.text("check.architecture"), names or unknown),
+        (out.text("check.weights"), f"{_count(report.parameter_count)} ({sizes})" if sizes else unknown),
+        (out.text("check.context"), str(report.context_length or unknown)),
+        (out.text("check.tokenizer"), tokenizer or unknown),
+        (out.text("check.template"), out.text("check.yes" if report.has_chat_template else "check.no")),
+    ]
+    rows += [
+        (
+            out.text("check.file", outtype=outtype),
+            out.text(
+                "check.file-size",
+                size=human_bytes(size),
+                memory=human_bytes(report.memory_bytes.get(outtype)),
+                num_ctx=report.num_ctx,
+            ),
+        )
+        for outtype, size in report.output_bytes.items()
+    ]
+    out.line(clean(str(report.path)))
+    width = max(cell_width(label) for label, _ in rows)
+    for label, value in rows:
+        out.line(f"  {label}{' ' * (width - cell_width(label))}  {clean(value)}")
+    out.line()
+    out.table(
+        [out.text("check.authority"), out.text("check.answer"), out.text("check.reason")],
+        [
+            (
+                f"{verdict.authority} {verdict.version}",
+                out.text(f"check.{verdict.answer}"),
+                _reason(app, verdict),
+            )
+            for verdict in report.verdicts
+        ],
+    )
+    for finding in report.findings:
+        text = finding.text(app.language)
+        out.line()
+        out.line(f"{out.text(f'check.{finding.severity}')}[{finding.id}]: {clean(text.message)}")
+        if text.why:
+            out.line(f"  {out.text('cli.why')}: {clean(text.why)}")
+        if text.next:
+            out.line(f"  {out.text('cli.next')}: {clean(text.next)}")
+    out.line()
+    if report.will_work:
+        out.say("check.works", path=report.path)
+    else:
+        out.say("check.fails" if report.errors else "check.open")
+
+
+def _reason(app: App, verdict: Verdict) -> str:
+    reason = verdict.text(app.language)
+    return app.out.text("check.since", since=verdict.since, reason=reason) if verdict.since else reason
+
+
+def _count(number: int) -> str:
+    """1543714304 -> "1.54 B"; weights are counted in thousands, millions and billions."""
+    value = float(number)
+    for unit in ("", " k", " M", " B"):
+        if value < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
