@@ -257,3 +257,20 @@ def test_an_assistant_without_knowledge_bases_answers_from_the_model(chat: Run) 
     (asked,) = [body for kind, body in engine.double.requests if kind == "chat"]
     assert "Aurora" in json.dumps(asked)
     assert chat("chat", "edit", "bare", "--no-kb").out == "Changed the assistant bare: kb\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--stream",)])
+def test_a_thought_goes_to_standard_error_and_nothing_steers_the_terminal(
+    chat: Run, options: tuple[str, ...]
+) -> None:
+    chat("chat", "create", "helper", "--kb", "docs")
+    chat.__dict__[
+        "engine"
+    ].double.answer = "<think>The \x1b[31mhandbook says it.</think>Her\x1b[2Jon\u202e\x9b1m. [ID:0]"
+    result = chat("chat", "ask", "helper", "What is the launch code name?", *options)
+    assert result.code == 0
+    assert result.out.startswith("Her[2Jon1m. [1]\n\nSources:\n")
+    assert "The [31mhandbook says it.\n" in result.err
+    document = json.loads(chat("chat", "ask", "helper", "What is the launch code name?", "--json").out)
+    assert document["thought"] == "The \x1b[31mhandbook says it."
+    assert document["answer"].startswith("Her\x1b[2J")

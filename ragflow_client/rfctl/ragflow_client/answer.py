@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.thought import Mark, ThoughtSplitter
 from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.failure import ServerError, shorten
 from rfctl.ragflow_client.record import check_ids, is_id, mapping, record, records, text
@@ -115,9 +116,17 @@ def ask(api: Api, chat: Chat, question: str, session: Session | None = None) -> 
 
 
 def ask_stream(
-    api: Api, chat: Chat, question: str, show: Callable[[str], None], session: Session | None = None
+    api: Api,
+    chat: Chat,
+    question: str,
+    show: Callable[[str], None],
+    session: Session | None = None,
+    *,
+    think: Callable[[str], None] = lambda _: None,
 ) -> Answer:
     """Ask and hand over the text as it comes; the answer at the end is put together by `join_frames`.
+
+    think gets what a reasoning model writes before its answer.
 
     The stream of RAGFlow 0.24, 0.26.4 and later carries no citation that the server would add. Raises as
     `ask`.
@@ -129,7 +138,7 @@ def ask_stream(
     frames = api.stream(f"/chats/{_id(chat.id)}/completions", body)
     writer = MarkWriter(show, chat.top_n or _TOP_N)
     try:
-        whole, reference = join_frames((mapping(frame.get("data")) for frame in frames), writer.write)
+        whole, reference = join_frames((mapping(frame.get("data")) for frame in frames), writer.write, think)
     except ServerError as error:
         raise _translate(error, chat) from error
     writer.finish()
@@ -137,42 +146,54 @@ def ask_stream(
 
 
 def join_frames(
-    frames: Iterable[Mapping[str, Any]], show: Callable[[str], None] = lambda _: None
+    frames: Iterable[Mapping[str, Any]],
+    show: Callable[[str], None] = lambda _: None,
+    think: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, object]:
     """The text and the reference of a stream, whichever version sent it.
 
     Without the key `final` (up to 0.23) each frame holds the whole text so far; with it false is new text,
     and true the whole text or, where that is empty (0.24, 0.26.4 and later), the end. `show` gets only new
-    text.
+    text, `think` that between the marks of a thought.
     """
     whole = ""
     reference: object = {}
-    thinking = False
+    splitter = ThoughtSplitter()
+
+    def tell(piece: str) -> None:
+        for part in splitter.feed(piece):
+            if isinstance(part, str):
+                (think if splitter.is_thinking else show)(part)
+
     for frame in frames:
         piece = text(frame, "answer")
         if piece.startswith(_ERROR):
             raise ServerError("chat.model-failed", message=piece, detail=_words(piece))
-        if frame.get("start_to_think") is True and not thinking:
-            thinking, whole = True, whole + "<think>"
-        if frame.get("end_to_think") is True and thinking:
-            thinking, whole = False, whole + "</think>"
+        if frame.get("start_to_think") is True and not splitter.is_thinking:
+            piece = Mark.OPEN.value
+        elif frame.get("end_to_think") is True and splitter.is_thinking:
+            piece = Mark.CLOSE.value
         if "final" not in frame or (frame["final"] is True and piece):
             if piece.startswith(whole):
-                show(piece[len(whole) :])
+                tell(piece[len(whole) :])
             whole = piece
-        elif frame["final"] is False and piece not in ("<think>", "</think>"):
+        elif frame["final"] is False:
             whole += piece
-            if piece and not thinking:
-                show(piece)
+            tell(piece)
         found = frame.get("reference")
         if isinstance(found, Mapping) and found.get("chunks"):
             reference = found
+    for part in splitter.finish():
+        (think if splitter.is_thinking else show)(part)
     return whole, reference
 
 
 def _answer(whole: str, reference: object, session_id: str, chat: Chat) -> Answer:
     if whole.lstrip().startswith(_ERROR):
         raise RfctlError("chat.model-failed", name=chat.name, detail=_words(whole))
+    if Mark.CLOSE.value in whole and Mark.OPEN.value not in whole:
+        # The prompt of DeepSeek-R1 and others ends with the opening mark, so that the model never writes it.
+        whole = Mark.OPEN.value + whole
     thought = _THOUGHT.match(whole)
     spoken = whole[thought.end() :] if thought else whole
     chunks = mapping(reference).get("chunks")

@@ -97,7 +97,7 @@ class Ragflow:
         ollama_url: str,
         chat: ModelSpec | None = None,
         embedding: ModelSpec | None = None,
-        default: bool = True,
+        default: bool | None = True,
         prove: bool = True,
         reporter: Reporter = SILENT,
     ) -> Registration:
@@ -336,5 +336,7 @@ class Ragflow:
         question: str,
         show: Callable[[str], None],
         session: Session | None = None,
+        *,
+        think: Callable[[str], None] = lambda _: None,
     ) -> Answer:
-        return ask_stream(self.api, target, question, show, session)
+        return ask_stream(self.api, target, question, show, session, think=think)

@@ -14,7 +14,7 @@ from rfctl.cli.kb import choose, excerpt, pages_text
 from rfctl.core.error import UsageError
 
 if TYPE_CHECKING:
-    from rfctl.ragflow_client.answer import Answer
+    from rfctl.ragflow_client.answer import Answer, Session
     from rfctl.ragflow_client.chat import Chat
     from rfctl.ragflow_client.connection import Ragflow
     from rfctl.ragflow_client.reference import Source
@@ -47,25 +47,50 @@ def ask(app: App, words: tuple[str, ...], stream: bool) -> None:
     begin = time.monotonic()
     with app.ragflow() as ragflow:
         chat = choose_chat(app, ragflow, name)
-        if stream and app.out.is_human:
-            answer = ragflow.ask_stream(chat, words[-1], app.out.piece)
-            app.out.line()
-        else:
-            with app.reporter().stage("chat.stage-ask", unit="seconds", name=chat.name):
-                answer = ragflow.ask(chat, words[-1])
-            app.out.line(answer.text)
+        answer = answer_aloud(app, ragflow, chat, words[-1], stream=stream)
     app.out.report(
         {
             "chat": chat.name,
             "question": words[-1],
             "answer": answer.text,
             "sources": answer.sources,
+            "thought": answer.thought,
             "session_id": answer.session_id,
             "seconds": round(time.monotonic() - begin, 3),
         }
     )
     app.out.line()
     print_sources(app, answer)
+
+
+def answer_aloud(
+    app: App, ragflow: Ragflow, chat: Chat, question: str, session: Session | None = None, *, stream: bool
+) -> Answer:
+    """Ask and show thought and answer: as they come, or with their citations once they are complete."""
+    if stream and app.out.is_human:
+        thinking = False
+
+        def think(piece: str) -> None:
+            nonlocal thinking
+            thinking = True
+            app.out.thought(piece, end="")
+
+        def show(piece: str) -> None:
+            nonlocal thinking
+            if thinking:
+                app.out.thought("")
+                thinking = False
+            app.out.piece(piece)
+
+        answer = ragflow.ask_stream(chat, question, show, session, think=think)
+        app.out.line()
+        return answer
+    with app.reporter().stage("chat.stage-ask", unit="seconds", name=chat.name):
+        answer = ragflow.ask(chat, question, session)
+    if answer.thought:
+        app.out.thought(answer.thought)
+    app.out.line(answer.text)
+    return answer
 
 
 @command("rm")

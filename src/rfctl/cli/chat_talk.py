@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rfctl.cli.app import App
-from rfctl.cli.chat import choose_chat, print_sources
+from rfctl.cli.chat import answer_aloud, choose_chat, print_sources
 from rfctl.cli.command import command
 from rfctl.core.error import AuthError, RfctlError
 
@@ -48,7 +48,7 @@ class _Conversation:
         self._app = app
         self._ragflow = ragflow
         self._chat = chat
-        self._stream = stream and app.out.is_human
+        self._stream = stream
         self.session = session
         self.turns: list[dict[str, Any]] = []
         self.failure: RfctlError | None = None
@@ -85,13 +85,7 @@ class _Conversation:
     def _ask(self, question: str) -> None:
         begin = time.monotonic()
         app = self._app
-        if self._stream:
-            answer = self._ragflow.ask_stream(self._chat, question, app.out.piece, self.session)
-            app.out.line()
-        else:
-            with app.reporter().stage("chat.stage-ask", unit="seconds", name=self._chat.name):
-                answer = self._ragflow.ask(self._chat, question, self.session)
-            app.out.line(answer.text)
+        answer = answer_aloud(app, self._ragflow, self._chat, question, self.session, stream=self._stream)
         self._keep(question, answer, time.monotonic() - begin)
         print_sources(app, answer)
         app.out.line()
@@ -101,6 +95,7 @@ class _Conversation:
             {
                 "question": question,
                 "answer": answer.text,
+                "thought": answer.thought,
                 "sources": answer.sources,
                 "seconds": round(seconds, 3),
             }

@@ -11,6 +11,7 @@ import datetime as dt
 import enum
 import json
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -25,6 +26,9 @@ from rfctl.core.progress import SILENT, Reporter
 from rfctl.core.redact import redact
 
 SCHEMA_VERSION = 1
+# Control characters but tab and line feed, and the marks that turn the direction of text around: an answer, a
+# passage or a file name must not steer the terminal.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Mode(enum.Enum):
@@ -143,6 +147,14 @@ class Output:
         for line in "\n".join(lines).splitlines()[:8]:
             self._write(sys.stderr, line)
 
+    def thought(self, text: str, end: str = "\n") -> None:
+        """What a reasoning model thought before its answer, dimmed where the terminal can."""
+        if self.mode is Mode.HUMAN and not self.quiet:
+            faint = is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
+            plain = _STEERING.sub("", redact(text))
+            sys.stderr.write(f"\x1b[2m{plain}\x1b[22m{end}" if faint else plain + end)
+            sys.stderr.flush()
+
     def trace(self, text: str) -> None:
         """A traceback of a bug, redacted."""
         self._write(sys.stderr, text.rstrip("\n"))
@@ -154,7 +166,7 @@ class Output:
         return ConsoleReporter(self.language, write=lambda line: self._write(sys.stderr, line))
 
     def _write(self, stream: TextIO, text: str, end: str = "\n") -> None:
-        stream.write(redact(text) + end)
+        stream.write(_STEERING.sub("", redact(text)) + end)
         stream.flush()
 
 

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from rfctl.core.thought import Mark, ThoughtSplitter
 from rfctl.engine.ragflow import body, chat_store, dialogue, model, session_store, sse, state
 from rfctl.engine.ragflow.envelope import ARGUMENT, DATA, Failure, ok, refused
 from rfctl.engine.ragflow.stamp import new_id
@@ -172,11 +173,18 @@ def _whole(asked: Asked, end: dialogue.Final) -> dict[str, Any]:
 async def _stream(shared: state.State, asked: Asked) -> AsyncIterator[bytes]:
     try:
         text = ""
+        splitter = ThoughtSplitter()
         async for step in gather(dialogue.ask(shared, asked.question)):
             if isinstance(step, dialogue.Delta):
                 text += step.text
-                yield _frame(_delta(asked, text if asked.legacy else step.text))
+                if asked.legacy:
+                    yield _frame(_delta(asked, text))
+                    continue
+                for piece in splitter.feed(step.text):
+                    yield _frame(_piece(asked, piece))
                 continue
+            for piece in splitter.finish():
+                yield _frame(_piece(asked, piece))
             await _store(shared, asked, step, step.text)
             if step.kind == "empty":
                 yield _frame(_delta(asked, step.text) | {"prompt": ""})
@@ -199,6 +207,13 @@ def _delta(asked: Asked, text: str) -> dict[str, Any]:
     if not asked.chat_id or asked.question.chat is None or asked.question.chat["dataset_ids_json"] == "[]":
         shown |= {"prompt": "", "created_at": time.time()}
     return shown | {"final": False} | asked.head()
+
+
+def _piece(asked: Asked, piece: str | Mark) -> dict[str, Any]:
+    """New text, or the mark of a thought's begin or end (structure_answer of RAGFlow v0.27.0)."""
+    if isinstance(piece, Mark):
+        return _delta(asked, "") | {"start_to_think" if piece is Mark.OPEN else "end_to_think": True}
+    return _delta(asked, piece)
 
 
 def _end(asked: Asked, end: dialogue.Final) -> dict[str, Any]:
