@@ -72,6 +72,11 @@ NOUNS: dict[str, dict[str, str]] = {
     "deploy": {
         "wsl": "rfctl.cli.deploy:wsl",
     },
+    "tunnel": {
+        "open": "rfctl.cli.tunnel:open_",
+        "status": "rfctl.cli.tunnel:status",
+        "close": "rfctl.cli.tunnel:close",
+    },
     "config": {
         "show": "rfctl.cli.config:show",
         "set": "rfctl.cli.config:set_value",
