@@ -274,3 +274,12 @@ def test_a_thought_goes_to_standard_error_and_nothing_steers_the_terminal(
     document = json.loads(chat("chat", "ask", "helper", "What is the launch code name?", "--json").out)
     assert document["thought"] == "The \x1b[31mhandbook says it."
     assert document["answer"].startswith("Her\x1b[2J")
+
+
+def test_chat_alone_is_a_conversation(chat: Run) -> None:
+    chat("chat", "create", "helper", "--kb", "docs")
+    result = chat("chat", stdin="What is the launch code name?\n/quit\n")
+    assert result.code == 0
+    assert result.out.startswith("The launch code name is Heron. [1]\nSources:\n")
+    assert "helper is listening." in result.err
+    assert chat("chat", "--help").out.startswith("Usage: rfctl chat [OPTIONS] COMMAND [ARGS]...\n")

@@ -69,12 +69,19 @@ class Command(click.Command):
 
 
 class Noun(click.Group):
-    """A group whose verbs are `"module:attribute"` strings, imported on use."""
+    """A group whose verbs are `"module:attribute"` strings, imported on use.
 
-    def __init__(self, name: str, verbs: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(name, no_args_is_help=True, **kwargs)
+    default: the verb that is meant where none is given; without one the help is shown.
+    """
+
+    def __init__(self, name: str, verbs: Mapping[str, str], default: str = "", **kwargs: Any) -> None:
+        super().__init__(name, no_args_is_help=not default, **kwargs)
         self._verbs = verbs
+        self._default = default
         self.params.extend(common_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ([self._default] if self._default else []))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._verbs)

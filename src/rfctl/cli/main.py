@@ -42,6 +42,7 @@ NOUNS: dict[str, dict[str, str]] = {
         "docs": "rfctl.cli.kb:docs",
         "search": "rfctl.cli.kb:search",
         "rm": "rfctl.cli.kb:rm",
+        "use-model": "rfctl.cli.kb_use_model:use_model",
     },
     "chat": {
         "create": "rfctl.cli.chat_edit:create",
@@ -67,7 +68,13 @@ NOUNS: dict[str, dict[str, str]] = {
         "up": "rfctl.cli.stack:up",
         "down": "rfctl.cli.stack:down",
         "status": "rfctl.cli.stack:status",
+        "setup": "rfctl.cli.stack_setup:setup",
         "logs": "rfctl.cli.stack:logs",
+        "upgrade": "rfctl.cli.stack_upgrade:run",
+        "pin": "rfctl.cli.stack_upgrade:pin",
+        "backup": "rfctl.cli.stack_backup:save",
+        "restore": "rfctl.cli.stack_backup:load",
+        "adopt": "rfctl.cli.stack_adopt:take",
     },
     "deploy": {
         "wsl": "rfctl.cli.deploy:wsl",
@@ -93,6 +100,8 @@ NOUNS: dict[str, dict[str, str]] = {
         "logout": "rfctl.cli.auth:logout",
     },
 }
+# What a noun alone means.
+DEFAULTS = {"chat": "talk"}
 VERBS: dict[str, str] = {
     "demo": "rfctl.cli.demo:demo",
     "doctor": "rfctl.cli.doctor:doctor",
@@ -108,7 +117,7 @@ class Root(Noun):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in NOUNS:
-            return Noun(cmd_name, NOUNS[cmd_name])
+            return Noun(cmd_name, NOUNS[cmd_name], DEFAULTS.get(cmd_name, ""))
         return super().get_command(ctx, cmd_name)
 
 
