@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,7 +23,7 @@ IMAGE = "rfctl-test/host:1"
 TOOLS = ("dockerd", "nsenter", "ip", "docker", "tini-static")
 # The stubs run the programs of this machine's /usr/bin.
 STUB_TOOLS = ("/usr/bin/python3", "/usr/bin/curl", "/usr/bin/sh", "/usr/bin/tar")
-SERVICES = ("ragflow", "es01", "mysql", "minio", "redis", "executor", "ollama")
+CORE = ("ragflow", "es01", "mysql", "minio", "redis")
 
 
 def find_compose() -> str:
@@ -60,6 +63,7 @@ class Engine:
     namespace: str
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
+    helpers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -83,7 +87,24 @@ class Engine:
             check=False,
         )
 
+    def clear(self) -> None:
+        """Remove every container and volume."""
+        if ids := self.docker("ps", "-aq").split():
+            self.docker("rm", "-f", "-v", *ids)
+        for name in self.docker("volume", "ls", "-q").split():
+            self.docker("volume", "rm", "-f", name, check=False)
+
+    def serve_registry(self) -> str:
+        """Start a registry where the engine finds it; the address to put in front of image names."""
+        program = ["python3", str(STUB / "registry.py"), "5000", str(self.folder / "root.tar")]
+        server = subprocess.Popen(["nsenter", f"--net=/run/netns/{self.namespace}", *program])
+        self.helpers.append(server)
+        return "127.0.0.1:5000"
+
     def stop(self) -> None:
+        for helper in self.helpers:
+            helper.kill()
+            helper.wait()
         ids = self.docker("ps", "-aq", check=False).split()
         if ids:
             self.docker("rm", "-f", *ids, check=False)
@@ -164,15 +185,24 @@ def _empty_root() -> bytes:
     return buffer.getvalue()
 
 
-def write_override(path: Path, modes: dict[str, str], services: tuple[str, ...]) -> Path:
-    """A compose file that puts stubs into the shipped one; its health checks stay, only asked more often."""
+def write_override(
+    path: Path,
+    modes: dict[str, str],
+    services: tuple[str, ...],
+    images: dict[str, str] | None = None,
+    keep_check: bool = True,
+) -> Path:
+    """A compose file that puts stubs into the shipped one; its health checks stay, only asked more often.
+
+    keep_check: False where the base file has no health checks to be changed.
+    """
     mounts = [
         f"/usr/{name}:/usr/{name}:ro" for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists()
     ]
     document = {
         "services": {
             service: {
-                "image": IMAGE,
+                "image": (images or {}).get(service, IMAGE),
                 "entrypoint": ["/usr/bin/python3", "/stub/stub.py", service, modes.get(service, "ok")],
                 "environment": {"PATH": "/stub/bin:/usr/bin", "PYTHONUNBUFFERED": "1"},
                 "volumes": [*mounts, f"{STUB}:/stub:ro"],
@@ -186,5 +216,37 @@ def write_override(path: Path, modes: dict[str, str], services: tuple[str, ...])
             for service in services
         }
     }
+    if not keep_check:
+        for entry in document["services"].values():
+            del entry["healthcheck"]
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
+
+
+class Stack:
+    """`rfctl stack` with a home of its own on the engine of the tests."""
+
+    def __init__(self, rfctl: Callable[..., Any], engine: Engine, folder: Path, home: str) -> None:
+        self.engine, self.folder = engine, folder
+        self.env_file = Path(home) / "data" / "stack" / "stack.env"
+        self._rfctl = rfctl
+        self.modes: dict[str, str] = {}
+        self.images: dict[str, str] = {}
+        self.services = CORE
+
+    def environment(self) -> dict[str, str]:
+        override = write_override(self.folder / "stub.yaml", self.modes, self.services, self.images)
+        return self.engine.environment | {"RFCTL_STACK_OVERRIDE": str(override)}
+
+    def __call__(self, *arguments: str, **extra: str) -> Any:
+        return self._rfctl(*arguments, env=self.environment() | extra, timeout=110)
+
+    def set(self, **values: str) -> None:
+        text = self.env_file.read_text(encoding="utf-8")
+        for name, value in values.items():
+            text = re.sub(rf"^{name}=.*\n", "", text, flags=re.MULTILINE) + f"{name}={value}\n"
+        self.env_file.write_text(text, encoding="utf-8")
+
+    def secrets(self) -> dict[str, str]:
+        pairs = (line.partition("=")[::2] for line in self.env_file.read_text("utf-8").splitlines())
+        return {name: value for name, value in pairs if "PASSWORD" in name or "SECRET" in name}

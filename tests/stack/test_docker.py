@@ -5,68 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import docker_engine
 import pytest
-from docker_engine import Engine, write_override
+from docker_engine import CORE, Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-CORE = ("ragflow", "es01", "mysql", "minio", "redis")
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    if reason := docker_engine.missing_tool():
-        pytest.skip(reason)
-    try:
-        engine = docker_engine.start()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"no Docker engine can run here: {error}")
-    yield engine
-    engine.stop()
-
-
-class Stack:
-    """`rfctl stack` with a home of its own on the engine of the tests."""
-
-    def __init__(self, rfctl: Callable[..., Any], engine: Engine, folder: Path, home: str) -> None:
-        self.engine, self.folder = engine, folder
-        self.env_file = Path(home) / "data" / "stack" / "stack.env"
-        self._rfctl = rfctl
-        self.modes: dict[str, str] = {}
-        self.services = CORE
-
-    def __call__(self, *arguments: str, **extra: str) -> Any:
-        override = write_override(self.folder / "stub.yaml", self.modes, self.services)
-        env = self.engine.environment | {"RFCTL_STACK_OVERRIDE": str(override)} | extra
-        return self._rfctl(*arguments, env=env, timeout=110)
-
-    def set(self, **values: str) -> None:
-        text = self.env_file.read_text(encoding="utf-8")
-        for name, value in values.items():
-            text = re.sub(rf"^{name}=.*\n", "", text, flags=re.MULTILINE) + f"{name}={value}\n"
-        self.env_file.write_text(text, encoding="utf-8")
-
-    def secrets(self) -> dict[str, str]:
-        pairs = (line.partition("=")[::2] for line in self.env_file.read_text("utf-8").splitlines())
-        return {name: value for name, value in pairs if "PASSWORD" in name or "SECRET" in name}
-
-
-@pytest.fixture
-def stack(
-    rfctl: Callable[..., Any], engine: Engine, environment: dict[str, str], tmp_path: Path
-) -> Iterator[Stack]:
-    stack = Stack(rfctl, engine, tmp_path, environment["RFCTL_HOME"])
-    assert stack("stack", "init", "--size", "small").code == 0
-    yield stack
-    ids = engine.docker("ps", "-aq").split()
-    if ids:
-        engine.docker("rm", "-f", "-v", *ids)
-    for name in engine.docker("volume", "ls", "-q").split():
-        engine.docker("volume", "rm", "-f", name, check=False)
 
 
 def test_up_ends_with_the_address_when_everything_is_healthy(stack: Stack) -> None:

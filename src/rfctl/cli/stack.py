@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.stack_context import print_services, stack_compose, stack_project
 from rfctl.core.error import RefusedError
 from rfctl.stack import lifecycle
+from rfctl.stack.adopt import adopted_name, look, read_logs
 from rfctl.stack.check_network import is_loopback_address
 from rfctl.stack.collector import machine_memory
-from rfctl.stack.compose import Compose
-from rfctl.stack.lifecycle import Status
-from rfctl.stack.project import ADDONS, SIZES, Project, choose_size, initialise
+from rfctl.stack.project import ADDONS, SIZES, choose_size, initialise
 
 
 @command("init")
@@ -27,7 +26,7 @@ from rfctl.stack.project import ADDONS, SIZES, Project, choose_size, initialise
 def init(app: App, size: str | None, add: tuple[str, ...], name: str, web_port: int, api_port: int) -> None:
     """A file that is there stays as it is: databases keep the passwords of their first start."""
     made = initialise(
-        _project(app),
+        stack_project(app),
         size=size or choose_size(machine_memory()),
         addons=tuple(dict.fromkeys(add)),
         name=name,
@@ -52,14 +51,14 @@ def init(app: App, size: str | None, add: tuple[str, ...], name: str, web_port: 
 @click.option("--i-know", is_flag=True)
 def up(app: App, timeout: int, executors: int, i_know: bool) -> None:
     """Downloads about 5 GB of images the first time."""
-    project = _project(app)
+    compose = stack_compose(app, extra=("executors",) if executors else ())
+    project = compose.project
     host = project.read().get("RFCTL_BIND", "127.0.0.1")
     if not is_loopback_address(host) and "tls" not in project.addons() and not i_know:
         raise RefusedError("stack.exposed-refused", host=host)
-    compose = _compose(app, extra=("executors",) if executors else ())
     status = lifecycle.up(compose, timeout=timeout, executors=executors, reporter=app.reporter())
     app.out.report(status)
-    _table(app, status)
+    print_services(app, status)
     app.out.say("stack.ready", url=status.web_url)
     app.out.note("stack.login", email=project.read().get("RFCTL_ADMIN_EMAIL", "-"), path=project.env_file)
 
@@ -67,7 +66,7 @@ def up(app: App, timeout: int, executors: int, i_know: bool) -> None:
 @command("down")
 def down(app: App) -> None:
     """Volumes are never removed."""
-    stopped = lifecycle.down(_compose(app))
+    stopped = lifecycle.down(stack_compose(app))
     app.out.report({"stopped": stopped})
     app.out.say("stack.down" if stopped else "stack.not-running")
 
@@ -75,12 +74,16 @@ def down(app: App) -> None:
 @command("status")
 def status(app: App) -> None:
     """Reads containers only."""
-    found = lifecycle.status(_compose(app))
+    if name := _foreign(app):
+        place = look(name, dict(os.environ))
+        found = lifecycle.describe_project(name, dict(os.environ), place.web_url, place.api_url)
+    else:
+        found = lifecycle.status(stack_compose(app))
     app.out.report(found)
     if not found.services:
         app.out.say("stack.not-running")
         return
-    _table(app, found)
+    print_services(app, found)
     app.out.line(f"{found.web_url}  {found.api_url}")
 
 
@@ -89,33 +92,16 @@ def status(app: App) -> None:
 @click.option("-n", "--lines", type=click.IntRange(1, 100_000), default=100, metavar="N")
 def logs(app: App, service: str, lines: int) -> None:
     """Services: ragflow, es01, mysql, minio, redis, infinity, ollama, tei, executor, caddy."""
-    found = lifecycle.logs(_compose(app), service=service, lines=lines)
+    if name := _foreign(app):
+        found = read_logs(name, dict(os.environ), service=service, lines=lines)
+    else:
+        found = lifecycle.logs(stack_compose(app), service=service, lines=lines)
     app.out.report({"service": service, "lines": found})
     for line in found:
         app.out.line(line)
 
 
-def _project(app: App) -> Project:
-    return Project(app.directories.data / "stack")
-
-
-def _compose(app: App, extra: tuple[str, ...] = ()) -> Compose:
-    # Further compose files of one's own, such as a mirror of images; the tests put their stub images here.
-    override = os.environ.get("RFCTL_STACK_OVERRIDE", "")
-    overrides = tuple(str(Path(part).absolute()) for part in override.split(os.pathsep) if part)
-    return Compose(_project(app), dict(os.environ), extra, overrides)
-
-
-def _table(app: App, found: Status) -> None:
-    rows = [
-        (
-            service.name,
-            service.state,
-            service.health or "-",
-            service.restarts,
-            service.ports or "-",
-            service.fault or "-",
-        )
-        for service in found.services
-    ]
-    app.out.table(("SERVICE", "STATE", "HEALTH", "RESTARTS", "PORTS", "FAULT"), rows)
+def _foreign(app: App) -> str:
+    """The adopted project, "" where there is a stack of one's own or nothing."""
+    project = stack_project(app)
+    return "" if project.is_initialised else adopted_name(project)

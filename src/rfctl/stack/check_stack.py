@@ -36,9 +36,14 @@ def describe(container: dict[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
+def _is_known(evidence: Evidence) -> bool:
+    """A stack of one's own, or one that was adopted."""
+    return bool(evidence.fact("stack.is-initialised")) or evidence.has("stack.adopted")
+
+
 @check("rag.containers", after=("docker.engine",))
 def all_containers(evidence: Evidence) -> Result:
-    if not evidence.fact("stack.is-initialised"):
+    if not _is_known(evidence):
         return skip("no-stack")
     found = containers(evidence)
     if not found:
@@ -55,11 +60,13 @@ def all_containers(evidence: Evidence) -> Result:
 @check("rag.secrets", fixable=True)
 def secrets(evidence: Evidence) -> Result:
     """{"mode": bits or -1 on Windows, "faults": {variable: "missing"|"default"|"short"|"quoted"}}."""
-    if not evidence.fact("stack.is-initialised"):
+    if not _is_known(evidence):
         return skip("no-stack")
     found = evidence.fact("stack.secrets")
     if found["faults"]:
         faults = ", ".join(f"{name} ({fault})" for name, fault in sorted(found["faults"].items()))
+        if evidence.has("stack.adopted"):
+            return fail("foreign", found=faults, name=evidence.text("stack.project"))
         return fail("weak", found=faults)
     mode = int(found["mode"])
     return judge(

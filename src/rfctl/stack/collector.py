@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.core.error import RfctlError
+from rfctl.stack.adopt import read_adopted
 from rfctl.stack.child import Capture, run
 from rfctl.stack.collector_docker import collect_docker
 from rfctl.stack.collector_http import collect_ollama, collect_ragflow
@@ -129,6 +130,8 @@ def _stack(project: Project) -> dict[str, Any]:
         "stack.images": [],
     }
     if not project.is_initialised:
+        if adopted := read_adopted(project):
+            values |= {"stack.adopted": adopted, "stack.project": adopted.get("project", "")}
         return values
     try:
         env = project.read()
@@ -159,11 +162,15 @@ def _port_state(host: str, port: str) -> str:
 
 
 def _stack_url(values: Mapping[str, Any]) -> str:
+    if adopted := values.get("stack.adopted"):
+        return str(adopted.get("api_url") or adopted.get("web_url", ""))
     env = values["stack.env"]
     return f"http://127.0.0.1:{env.get('RFCTL_API_PORT', '9380')}" if values["stack.is-initialised"] else ""
 
 
 def _stack_web(values: Mapping[str, Any]) -> str:
+    if adopted := values.get("stack.adopted"):
+        return str(adopted.get("web_url", ""))
     env = values["stack.env"]
     return f"http://127.0.0.1:{env.get('RFCTL_WEB_PORT', '8080')}" if values["stack.is-initialised"] else ""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rfctl.core.redact import redact
 from rfctl.stack.child import Capture, run
-from rfctl.stack.project import Project, pins
+from rfctl.stack.project import Project, parse_env, pins, secret_faults
 
 SECONDS = 3.0
 CONTAINER_OLLAMA = "http://host.docker.internal:11434"
@@ -58,26 +58,38 @@ def collect_docker(
         futures = {key: pool.submit(docker, *parts) for key, parts in questions.items()}
         values |= {key: future.result() for key, future in futures.items()}
     values["docker.engine-binary"] = shutil.which("dockerd", path=environment.get("PATH")) is not None
-    return values | _containers(docker, values["docker.ps"], known)
-
-
-def _containers(docker: Any, listed: Capture, known: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [json.loads(line) for line in listed.out.splitlines() if line.startswith("{")]
+    rows = [json.loads(line) for line in values["docker.ps"].out.splitlines() if line.startswith("{")]
     ids = [str(row["ID"]) for row in rows if row.get("ID")]
     if not ids:
-        return {"docker.inspect": Capture("done")}
-    inspected: Capture = docker("inspect", *ids)
+        return values | {"docker.inspect": Capture("done")}
+    inspected = run(["docker", "inspect", *ids], timeout=SECONDS, environment=environment)
+    return values | _containers(docker, inspected, known)
+
+
+def _containers(docker: Any, inspected: Capture, known: Mapping[str, Any]) -> dict[str, Any]:
     by_service = {}
+    faults: dict[str, str] = {}
     document = json.loads(inspected.out) if inspected.is_ok else []
     for container in document:
-        # Environments hold passwords; no check needs them.
-        container.get("Config", {}).pop("Env", None)
+        # Environments hold passwords: what is wrong with them is told, they themselves never are.
+        environment = parse_env("\n".join(container.get("Config", {}).pop("Env", None) or ()))
         labels = container.get("Config", {}).get("Labels") or {}
-        by_service[labels.get("com.docker.compose.service", "")] = str(container["Id"])
+        service = labels.get("com.docker.compose.service", "")
+        # Upstream calls RAGFlow's service after its device.
+        own = "ragflow" if service in ("ragflow-cpu", "ragflow-gpu") else service
+        by_service[own] = str(container["Id"])
+        if own == "ragflow":
+            faults = {
+                name: fault for name, fault in secret_faults(environment).items() if name in environment
+            }
     values: dict[str, Any] = {
-        "docker.inspect": Capture(inspected.state, inspected.code, json.dumps(document), inspected.err),
+        "docker.inspect": Capture(
+            inspected.state, inspected.code, redact(json.dumps(document)), redact(inspected.err)
+        ),
         "stack.ports": _own_ports(known["stack.ports"], document),
     }
+    if "stack.adopted" in known:
+        values["stack.secrets"] = {"mode": -1, "path": "", "faults": faults}
     questions: dict[str, tuple[str, ...]] = {}
     if ragflow := by_service.get("ragflow"):
         addons = known["stack.addons"]

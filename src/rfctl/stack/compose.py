@@ -51,12 +51,19 @@ class Compose:
     """The command line of one project.
 
     environment: of the child processes; secrets come from the env file and never from arguments.
+    is_locked: whether the images of the lock file, where there is one, win over those of the other files.
     """
 
     project: Project
     environment: Mapping[str, str]
     extra: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    is_locked: bool = True
+
+    @property
+    def name(self) -> str:
+        """Compose's project name. Raises UsageError when the stack is not initialised."""
+        return self.project.read().get("RFCTL_PROJECT", "rfctl")
 
     def command(self, *arguments: str) -> list[str]:
         """Raises UsageError when the stack is not initialised."""
@@ -68,6 +75,8 @@ class Compose:
             parts += ["-f", str(path)]
         for override in self.overrides:
             parts += ["-f", override]
+        if self.is_locked and self.project.lock_file.is_file():
+            parts += ["-f", str(self.project.lock_file)]
         return [*parts, *arguments]
 
     def call(self, *arguments: str, timeout: float = QUICK_SECONDS) -> Capture:

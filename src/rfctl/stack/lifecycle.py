@@ -6,19 +6,19 @@ restart counts and out-of-memory marks of every container are read afterwards.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rfctl.core.error import RfctlError, UnreachableError
+from rfctl.core.error import RefusedError, RfctlError, UnreachableError
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.core.redact import redact
-from rfctl.stack.check_docker import json_lines, service_name
+from rfctl.stack.check_docker import service_name
 from rfctl.stack.check_stack import describe
-from rfctl.stack.child import run
 from rfctl.stack.compose import Compose, explain
-from rfctl.stack.project import secret_faults
+from rfctl.stack.image import changes, inspect_project, record_images, running_images, wanted_images
+from rfctl.stack.project import Project, secret_faults
 
 UP_SECONDS = 1200.0
 DOWN_SECONDS = 180.0
@@ -64,12 +64,18 @@ def api_url(values: dict[str, str]) -> str:
 
 
 def up(
-    compose: Compose, *, timeout: float = UP_SECONDS, executors: int = 0, reporter: Reporter = SILENT
+    compose: Compose,
+    *,
+    timeout: float = UP_SECONDS,
+    executors: int = 0,
+    is_upgrade: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Status:
     """Start everything and return when all of it is healthy.
 
-    Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RfctlError with an id of the failure
-    (`stack.secret-missing`, `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
+    Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RefusedError (`stack.upgrade-first`,
+    `stack.restore-unfinished`), RfctlError with an id of the failure (`stack.secret-missing`,
+    `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
     """
     values = compose.project.read()
     if faults := secret_faults(values):
@@ -78,6 +84,9 @@ def up(
             name=", ".join(sorted(faults)),
             detail=", ".join(sorted(set(faults.values()))),
         )
+    _require_whole(compose.project)
+    if not is_upgrade:
+        _require_same_images(compose)
     arguments = ["up", "-d", "--wait", "--wait-timeout", str(round(timeout))]
     if executors:
         arguments += ["--scale", f"executor={executors}"]
@@ -91,12 +100,29 @@ def up(
             _raise_for_faults(compose, patient=True)
         raise general
     _raise_for_faults(compose)
+    try:
+        record_images(compose.project, running_images(compose))
+    except OSError as error:
+        raise RfctlError("stack.unwritable", path=compose.project.images_file, detail=str(error)) from error
     return status(compose)
+
+
+def _require_whole(project: Project) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path = project.unfinished_file.read_text("utf-8").strip()
+        raise RefusedError("stack.restore-unfinished", path=path)
+
+
+def _require_same_images(compose: Compose) -> None:
+    """A newer rfctl names newer images; RAGFlow would migrate its data without a backup."""
+    for change in changes(running_images(compose), wanted_images(compose)):
+        kind = "stack.upgrade-first" if change.direction != "down" else "stack.downgrade"
+        raise RefusedError(kind, service=change.service, before=change.before, after=change.after)
 
 
 def down(compose: Compose, *, timeout: float = DOWN_SECONDS) -> bool:
     """Stop and remove the containers; volumes stay. False when nothing was there. Raises RfctlError."""
-    had = bool(_ids(compose))
+    had = bool(inspect_project(compose.name, compose.environment))
     compose.ask("down", "--remove-orphans", timeout=timeout)
     return had
 
@@ -104,19 +130,28 @@ def down(compose: Compose, *, timeout: float = DOWN_SECONDS) -> bool:
 def status(compose: Compose) -> Status:
     """What the containers are doing. Raises RfctlError as `up` does."""
     values = compose.project.read()
-    services = tuple(sorted(_services(compose), key=lambda service: service.name))
+    return describe_project(compose.name, compose.environment, web_url(values), api_url(values))
+
+
+def describe_project(name: str, environment: Mapping[str, str], web: str, api: str) -> Status:
+    """The containers of any Compose project. Raises RfctlError as `up` does."""
+    services = tuple(sorted(_services(name, environment), key=lambda service: service.name))
     running = bool(services) and not any(service.fault for service in services)
-    return Status(running, web_url(values), api_url(values), services)
+    return Status(running, web, api, services)
 
 
 def logs(compose: Compose, *, service: str = "", lines: int = 100) -> list[str]:
     """The last lines of one service or of all, redacted. Raises RfctlError."""
     arguments = ["logs", "--no-color", "--tail", str(lines)]
     text = compose.ask(*arguments, *([service] if service else []))
-    secrets = [value for name, value in compose.project.read().items() if secret_like(name) and value]
-    for secret in secrets:
+    return mask(text, compose.project.read()).splitlines()
+
+
+def mask(text: str, values: Mapping[str, str]) -> str:
+    """`text` without the secrets among `values`, and without what looks like one."""
+    for secret in {value for name, value in values.items() if secret_like(name) and len(value) >= 4}:
         text = text.replace(secret, "***")
-    return redact(text).splitlines()
+    return redact(text)
 
 
 def secret_like(name: str) -> bool:
@@ -124,19 +159,8 @@ def secret_like(name: str) -> bool:
     return any(word in name for word in ("PASSWORD", "SECRET", "TOKEN"))
 
 
-def _ids(compose: Compose) -> list[str]:
-    text = compose.ask("ps", "-a", "--format", "json")
-    return [str(row.get("ID") or row.get("Name")) for row in json_lines(text)]
-
-
-def _services(compose: Compose) -> list[Service]:
-    ids = _ids(compose)
-    if not ids:
-        return []
-    found = run(["docker", "inspect", *ids], timeout=30, environment=compose.environment)
-    if not found.out.strip():
-        raise explain(found)
-    return [_service(container) for container in json.loads(found.out)]
+def _services(name: str, environment: Mapping[str, str]) -> list[Service]:
+    return [_service(container) for container in inspect_project(name, environment)]
 
 
 def _service(container: dict[str, object]) -> Service:
@@ -172,7 +196,11 @@ def _raise_for_faults(compose: Compose, *, patient: bool = False) -> None:
     seen: dict[str, Service] = {}
     begun = time.monotonic()
     while True:
-        now = {service.fault: service for service in _services(compose) if service.fault}
+        now = {
+            service.fault: service
+            for service in _services(compose.name, compose.environment)
+            if service.fault
+        }
         seen = {fault: service for fault, service in seen.items() if fault != "starting"} | now
         waited = time.monotonic() - begun
         enough = waited >= (LOOK_SECONDS if patient or "loop" in seen or "starting" in seen else 0)

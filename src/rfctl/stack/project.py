@@ -58,6 +58,21 @@ class Project:
         return self.directory / "stack.env"
 
     @property
+    def lock_file(self) -> Path:
+        """Images by name or digest, used as the last compose file where it exists."""
+        return self.directory / "compose.lock.yaml"
+
+    @property
+    def images_file(self) -> Path:
+        """The images of the last successful start."""
+        return self.directory / "images.json"
+
+    @property
+    def unfinished_file(self) -> Path:
+        """There while a restore is under way: the volumes hold half of the data."""
+        return self.directory / "restore.unfinished"
+
+    @property
     def is_initialised(self) -> bool:
         return self.env_file.is_file()
 

@@ -1,0 +1,43 @@
+"""What the verbs of `rfctl stack` share: the stack of this home, its command line, and what was adopted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rfctl.cli.app import App
+from rfctl.core.error import RefusedError
+from rfctl.stack.adopt import adopted_name
+from rfctl.stack.compose import Compose
+from rfctl.stack.lifecycle import Status
+from rfctl.stack.project import Project
+
+
+def stack_project(app: App) -> Project:
+    return Project(app.directories.data / "stack")
+
+
+def stack_compose(app: App, extra: tuple[str, ...] = ()) -> Compose:
+    """The command line of the own stack. Raises RefusedError where a foreign RAGFlow was adopted instead."""
+    # Further compose files of one's own, such as a mirror of images; the tests put their stub images here.
+    override = os.environ.get("RFCTL_STACK_OVERRIDE", "")
+    overrides = tuple(str(Path(part).absolute()) for part in override.split(os.pathsep) if part)
+    project = stack_project(app)
+    if (name := adopted_name(project)) and not project.is_initialised:
+        raise RefusedError("stack.adopted-only", name=name)
+    return Compose(project, dict(os.environ), extra, overrides)
+
+
+def print_services(app: App, found: Status) -> None:
+    rows = [
+        (
+            service.name,
+            service.state,
+            service.health or "-",
+            service.restarts,
+            service.ports or "-",
+            service.fault or "-",
+        )
+        for service in found.services
+    ]
+    app.out.table(("SERVICE", "STATE", "HEALTH", "RESTARTS", "PORTS", "FAULT"), rows)

@@ -1,0 +1,296 @@
+"""Backup and restore of everything the stack keeps: its volumes, its settings, the images that wrote them.
+
+A backup is a folder: `manifest.json`, one `NAME.tar.gz` for each volume, `stack.env`. It is written under
+another name and renamed when it is whole. Databases are stopped meanwhile: the files of one that runs do not
+fit together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.file import sha256_file, sync_directory, write_atomic
+from rfctl.core.progress import SILENT, Reporter
+from rfctl.core.version import __version__
+from rfctl.stack.compose import Compose
+from rfctl.stack.container import start_containers, stop_containers
+from rfctl.stack.image import inspect_project, running_images, wanted_images
+from rfctl.stack.project import Project, parse_env
+from rfctl.stack.volume import (
+    Volume,
+    find_image,
+    is_empty,
+    list_volumes,
+    load,
+    make_volume,
+    remove_helpers,
+    save,
+)
+from rfctl.stack.volume import docker as call_docker
+
+MANIFEST, SETTINGS = "manifest.json", "stack.env"
+FORMAT = 1
+MAX_MANIFEST = 1 << 20
+_VOLUME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,400}")
+# Settings of a machine, not of the data: they stay as they are here.
+_OF_THE_MACHINE = re.compile(
+    r"RFCTL_(PROJECT|SIZE|BIND|HOST_GATEWAY|TLS_\w+|\w+_PORT)|\w+_MEM_LIMIT|TZ|HF_ENDPOINT|OLLAMA_\w+"
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One volume. size: bytes of the file; content: bytes of the tar stream inside."""
+
+    volume: str
+    file: str
+    sha256: str
+    size: int
+    content: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """made: ISO-8601 UTC; images: by service, those that wrote the data."""
+
+    folder: Path
+    project: str
+    made: str
+    rfctl: str
+    engine: str
+    images: Mapping[str, str]
+    archives: tuple[Archive, ...]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """settings: "written", "kept" or "changed"; locked: the images of the backup are used from now on."""
+
+    project: str
+    volumes: tuple[str, ...]
+    settings: str
+    locked: bool
+
+
+def backup(
+    compose: Compose,
+    folder: Path,
+    *,
+    skip: tuple[str, ...] = (),
+    resume: bool = True,
+    reporter: Reporter = SILENT,
+) -> Manifest:
+    """Write a backup to `folder`, which must not exist; containers that run are stopped and started again.
+
+    skip: volumes that are left out; resume: whether to start the containers again after success.
+    Raises UsageError `stack.volume-unknown`, RfctlError `stack.backup-exists`, `stack.backup-nothing`,
+    `stack.unwritable` and those of `volume.save`; then nothing is left behind.
+    """
+    name, environment = compose.name, compose.environment
+    if folder.exists():
+        raise RfctlError("stack.backup-exists", path=folder)
+    volumes = list_volumes(name, environment)
+    if strange := set(skip) - {volume.name for volume in volumes}:
+        known = ", ".join(volume.name for volume in volumes) or "-"
+        raise UsageError("stack.volume-unknown", name=min(strange), known=known)
+    volumes = [volume for volume in volumes if volume.name not in skip]
+    if not volumes:
+        raise RfctlError("stack.backup-nothing", name=name)
+    images = running_images(compose) or wanted_images(compose)
+    remove_helpers(name, environment)
+    helper = find_image([*_present_images(name, environment), *images.values()], environment)
+    engine = call_docker(environment, "version", "--format", "{{.Server.Version}}").strip()
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, mode=0o700)
+        stopped = stop_containers(name, environment, reporter=reporter)
+        done = False
+        try:
+            archives = []
+            for volume in volumes:
+                file = f"{volume.name}.tar.gz"
+                with reporter.stage("stack.saving", volume=volume.name) as stage:
+                    saved = save(volume, partial / file, helper, name, environment, stage.advance)
+                archives.append(Archive(volume.name, file, saved.sha256, saved.size, saved.content))
+            manifest = Manifest(
+                folder=folder,
+                project=name,
+                made=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+                rfctl=__version__,
+                engine=engine,
+                images=images,
+                archives=tuple(archives),
+            )
+            write_atomic(partial / SETTINGS, compose.project.env_file.read_bytes(), mode=0o600)
+            write_atomic(partial / MANIFEST, _dump(manifest), mode=0o600)
+            partial.rename(folder)
+            sync_directory(folder.parent)
+            done = True
+        finally:
+            if stopped and (resume or not done):
+                start_containers(stopped, environment, reporter=reporter)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise RfctlError("stack.unwritable", path=folder, detail=str(error)) from error
+        raise
+    return manifest
+
+
+def read_backup(folder: Path, *, reporter: Reporter = SILENT) -> Manifest:
+    """The manifest, after the hash of every archive was compared. Raises RfctlError `stack.backup-broken`."""
+
+    def broken(detail: str) -> RfctlError:
+        return RfctlError("stack.backup-broken", path=folder, detail=detail)
+
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            manifest = _parse(folder, json.loads(file.read(MAX_MANIFEST)))
+        parse_env((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise broken(str(error)) from error
+    for archive in manifest.archives:
+        path = folder / archive.file
+        with reporter.stage("stack.comparing", total=archive.size, volume=archive.volume) as stage:
+            try:
+                if path.stat().st_size != archive.size:
+                    raise broken(f"{archive.file}: {path.stat().st_size} != {archive.size} bytes")
+                digest = sha256_file(path, stage.advance)
+            except OSError as error:
+                raise broken(str(error)) from error
+        if digest != archive.sha256:
+            raise broken(f"{archive.file}: sha256 {digest}")
+    return manifest
+
+
+def occupied_volumes(manifest: Manifest, project: str, environment: Mapping[str, str]) -> list[Volume]:
+    """The volumes of `project` that hold data and that a restore would replace. Raises RfctlError."""
+    names = {archive.volume for archive in manifest.archives}
+    volumes = [volume for volume in list_volumes(project, environment) if volume.name in names]
+    if not volumes:
+        return []
+    helper = _helper_image(manifest, project, environment)
+    return [volume for volume in volumes if not is_empty(volume, helper, project, environment)]
+
+
+def restore(compose: Compose, manifest: Manifest, *, reporter: Reporter = SILENT) -> Restored:
+    """Replace the project's volumes by those of the backup, and settings that belong to the data.
+
+    The stack is down afterwards. When it is cut off, `up` refuses until a restore has ended.
+    Raises RfctlError as `volume.load` does, `stack.unwritable`.
+    """
+    project, environment = compose.project, compose.environment
+    try:
+        project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(project.unfinished_file, f"{manifest.folder}\n".encode(), mode=0o600)
+        settings = _restore_settings(project, manifest.folder)
+        name = compose.name
+        helper = _helper_image(manifest, name, environment)
+        remove_helpers(name, environment)
+        stop_containers(name, environment, reporter=reporter)
+        if ids := [str(entry["Id"]) for entry in inspect_project(name, environment)]:
+            call_docker(environment, "rm", "-f", *ids)
+        have = {volume.name: volume for volume in list_volumes(name, environment)}
+        for archive in manifest.archives:
+            if old := have.get(archive.volume):
+                call_docker(environment, "volume", "rm", old.full)
+            volume = make_volume(name, archive.volume, environment)
+            with reporter.stage("stack.restoring", total=archive.size, volume=archive.volume) as stage:
+                source = manifest.folder / archive.file
+                load(volume, source, helper, name, environment, stage.advance)
+        locked = _lock_images(compose, manifest)
+        project.unfinished_file.unlink()
+    except OSError as error:
+        raise RfctlError("stack.unwritable", path=project.directory, detail=str(error)) from error
+    return Restored(name, tuple(archive.volume for archive in manifest.archives), settings, locked)
+
+
+def _restore_settings(project: Project, folder: Path) -> str:
+    """Databases keep the passwords of their first start, so those come with the data."""
+    theirs_text = (folder / SETTINGS).read_text(encoding="utf-8")
+    if not project.is_initialised:
+        write_atomic(project.env_file, theirs_text.encode(), mode=0o600)
+        return "written"
+    ours, theirs = project.read(), parse_env(theirs_text)
+    merged = {name: value for name, value in ours.items() if _OF_THE_MACHINE.fullmatch(name)}
+    merged = theirs | merged
+    if merged == ours:
+        return "kept"
+    old = project.env_file.with_name(project.env_file.name + ".before-restore")
+    write_atomic(old, project.env_file.read_bytes(), mode=0o600)
+    text = "".join(f"{name}={value}\n" for name, value in merged.items())
+    write_atomic(project.env_file, text.encode(), mode=0o600)
+    return "changed"
+
+
+def _lock_images(compose: Compose, manifest: Manifest) -> bool:
+    """Data fits the images that wrote it: name them where the files name others."""
+    project = compose.project
+    with contextlib.suppress(FileNotFoundError):
+        project.lock_file.unlink()
+    project.images_file.unlink(missing_ok=True)
+    wanted = wanted_images(compose)
+    images = {name: image for name, image in manifest.images.items() if name in wanted}
+    if all(wanted[name] == image for name, image in images.items()):
+        return False
+    write_lock(project, images)
+    return True
+
+
+def write_lock(project: Project, images: Mapping[str, str]) -> None:
+    """The lock file. JSON is YAML. Raises OSError."""
+    document = {"services": {name: {"image": image} for name, image in sorted(images.items())}}
+    write_atomic(project.lock_file, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def _helper_image(manifest: Manifest, project: str, environment: Mapping[str, str]) -> str:
+    return find_image([*_present_images(project, environment), *manifest.images.values()], environment)
+
+
+def _present_images(project: str, environment: Mapping[str, str]) -> list[str]:
+    return [str(entry["Image"]) for entry in inspect_project(project, environment)]
+
+
+def _dump(manifest: Manifest) -> bytes:
+    document = {
+        "schema_version": FORMAT,
+        "project": manifest.project,
+        "made": manifest.made,
+        "rfctl": manifest.rfctl,
+        "engine": manifest.engine,
+        "images": dict(manifest.images),
+        "archives": [vars(archive) for archive in manifest.archives],
+    }
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def _parse(folder: Path, document: Any) -> Manifest:
+    """Raises ValueError, KeyError, TypeError. Names become files and arguments: they are held to a form."""
+    if document["schema_version"] != FORMAT:
+        raise ValueError(f"schema_version {document['schema_version']}")
+    archives = []
+    for entry in document["archives"]:
+        name = str(entry["volume"])
+        if not _VOLUME.fullmatch(name) or entry["file"] != f"{name}.tar.gz":
+            raise ValueError(f"volume {name!r}")
+        archives.append(
+            Archive(name, f"{name}.tar.gz", str(entry["sha256"]), int(entry["size"]), int(entry["content"]))
+        )
+    if not archives or len({archive.volume for archive in archives}) != len(archives):
+        raise ValueError("archives")
+    images = {str(service): str(image) for service, image in document["images"].items()}
+    if strange := [image for image in images.values() if not _IMAGE.fullmatch(image)]:
+        raise ValueError(f"image {strange[0]!r}")
+    made, version, engine = (str(document[name]) for name in ("made", "rfctl", "engine"))
+    return Manifest(folder, str(document["project"]), made, version, engine, images, tuple(archives))

@@ -1,0 +1,116 @@
+"""From the images that run to those of this rfctl, with a backup in front; and images held by digest.
+
+RAGFlow migrates its own tables when it starts (`--init-superuser`, `--init-model-provider-tables` in
+compose.yaml, RAGFlow v0.27 entrypoint), so the way back is the backup: `restore` brings its images along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rfctl.core.error import RefusedError, RfctlError
+from rfctl.core.progress import SILENT, Reporter
+from rfctl.stack.backup import backup, write_lock
+from rfctl.stack.check_docker import service_name
+from rfctl.stack.compose import Compose
+from rfctl.stack.image import Change, changes, inspect_project, running_images, wanted_images
+from rfctl.stack.lifecycle import UP_SECONDS, Status, up
+
+PULL_SECONDS = 7200.0
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """backup: None when none was wanted."""
+
+    changes: tuple[Change, ...]
+    backup: Path | None
+    status: Status
+
+
+def plan_upgrade(compose: Compose) -> tuple[Change, ...]:
+    """What would change; () when nothing does or nothing was ever started.
+
+    Raises RefusedError `stack.downgrade` where an older version would meet newer data.
+    """
+    found = changes(running_images(compose), wanted_images(_unlocked(compose)))
+    if back := [change for change in found if change.direction == "down"]:
+        raise RefusedError(
+            "stack.downgrade", service=back[0].service, before=back[0].before, after=back[0].after
+        )
+    return found
+
+
+def upgrade(
+    compose: Compose, *, folder: Path | None, timeout: float = UP_SECONDS, reporter: Reporter = SILENT
+) -> Upgraded:
+    """Download, back up to `folder` (None: no backup), start the new images, wait until all is healthy.
+
+    Nothing has changed when the download or the backup fails. Raises RfctlError `stack.upgrade-failed` when
+    the new images do not get healthy, and those of `backup` and `up`.
+    """
+    found = plan_upgrade(compose)
+    # Executors of `up --executors` are upgraded along, as many as there are.
+    executors = sum(
+        service_name(entry) == "executor" for entry in inspect_project(compose.name, compose.environment)
+    )
+    fresh = _unlocked(compose)
+    if executors and "executors" not in (*compose.extra, *compose.project.addons()):
+        fresh = dataclasses.replace(fresh, extra=(*fresh.extra, "executors"))
+    with reporter.stage("stack.pulling", unit="seconds"):
+        fresh.ask("pull", "--policy", "missing", timeout=PULL_SECONDS)
+    if folder is not None:
+        backup(compose, folder, resume=False, reporter=reporter)
+    with contextlib.suppress(FileNotFoundError):
+        compose.project.lock_file.unlink()
+    try:
+        status = up(fresh, timeout=timeout, executors=executors, is_upgrade=True, reporter=reporter)
+    except RfctlError as error:
+        raise RfctlError(
+            "stack.upgrade-failed",
+            detail=error.text("en").message,
+            path=folder or "-",
+            exit_code=error.exit_code,
+        ) from error
+    return Upgraded(found, folder, status)
+
+
+def pin(compose: Compose) -> dict[str, str]:
+    """Hold every image by the digest that the registry names now; from then on `up` uses exactly those.
+
+    Returns image by service. Raises RfctlError (`stack.image-offline`, `stack.image-missing`, ...).
+    """
+    text = _unlocked(compose).ask("config", "--lock-image-digests", timeout=300)
+    document = yaml.safe_load(text) or {}
+    images = {
+        str(name): str(entry["image"])
+        for name, entry in (document.get("services") or {}).items()
+        if "@sha256:" in str(entry.get("image", ""))
+    }
+    if not images:
+        raise RfctlError("stack.pin-nothing")
+    try:
+        write_lock(compose.project, images)
+    except OSError as error:
+        raise RfctlError("stack.unwritable", path=compose.project.lock_file, detail=str(error)) from error
+    return images
+
+
+def unpin(compose: Compose) -> bool:
+    """Forget the lock file. False when there was none. Raises RfctlError `stack.unwritable`."""
+    try:
+        compose.project.lock_file.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RfctlError("stack.unwritable", path=compose.project.lock_file, detail=str(error)) from error
+    return True
+
+
+def _unlocked(compose: Compose) -> Compose:
+    return dataclasses.replace(compose, is_locked=False)
