@@ -120,7 +120,7 @@ def test_a_malformed_target_is_a_usage_error(rfctl: Run, tmp_path: Path) -> None
     assert (result.out, result.code) == ("", 2)
     assert result.err == (
         "error[check.target-malformed]: vllm@1 names no version to check for\n"
-        "  why: A target is ollama@VERSION or llama.cpp@BUILD\n"
+        "  why: A target is ollama@VERSION, ollama@URL or llama.cpp@BUILD\n"
         "  next: rfctl model check DIR --for ollama@0.24.0\n"
         "  rfctl explain check.target-malformed\n"
     )

@@ -7,7 +7,7 @@ importer. What no table covers is "unknown", which is never counted as supported
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rfctl.converter.check_fact import Facts, collect_facts
@@ -28,7 +28,7 @@ SIZED_OUTTYPES = ("F16", "Q8_0", "Q4_K_M")
 class CheckReport:
     """The result of a check. Sizes are bytes, lengths tokens; None and "" mean: not known.
 
-    path               the directory
+    path               the directory, or the name of the repository that it was fetched from
     will_work          no error, and everything that was asked about is supported
     architecture       class named in config.json
     gguf_architecture  what llama.cpp calls it
@@ -46,7 +46,7 @@ class CheckReport:
     findings           errors first, then warnings, then notes
     """
 
-    path: Path
+    path: Path | str
     will_work: bool
     architecture: str
     gguf_architecture: str
@@ -76,6 +76,7 @@ def check(
     num_ctx: int | None = None,
     adapter: Path | None = None,
     sizes: Mapping[str, int] | None = None,
+    label: str = "",
 ) -> CheckReport:
     """Look at the model directory `source`.
 
@@ -84,6 +85,7 @@ def check(
     num_ctx          context to estimate the memory for; default: 4096 or the model's own if that is shorter
     adapter          directory of a LoRA adapter to merge; `source` may be one itself if its base is here
     sizes            bytes of weight files that are in the directory only with their header, by name
+    label            what to call the directory in the report
     Raises RfctlError `model.not-found`; everything else is a finding.
     """
     path = source.absolute()
@@ -110,8 +112,10 @@ def check(
     cache = 0 if facts.is_encoder else estimate_cache(facts.hparams, length)
     outputs = _estimate_outputs(facts.draft)
     order = list(Severity)
+    if label:
+        findings = [_relabel(finding, facts.path, label) for finding in findings]
     return CheckReport(
-        path=path,
+        path=label or facts.path,
         will_work=is_sound and is_supported,
         architecture=facts.architecture,
         gguf_architecture=facts.gguf,
@@ -128,6 +132,11 @@ def check(
         verdicts=tuple(verdicts),
         findings=tuple(sorted(findings, key=lambda finding: order.index(finding.severity))),
     )
+
+
+def _relabel(finding: Finding, path: Path, label: str) -> Finding:
+    params = {key: label if value == path else value for key, value in finding.params.items()}
+    return replace(finding, params=params)
 
 
 def _judge_converter(facts: Facts) -> Verdict:

@@ -9,10 +9,11 @@ from rfctl.cli.output import cell_width, clean, human_bytes
 
 if TYPE_CHECKING:
     from rfctl.converter.check import CheckReport
+    from rfctl.converter.check_hub import HubModel
     from rfctl.converter.finding import Verdict
 
 
-def print_report(app: App, report: CheckReport) -> None:
+def print_report(app: App, report: CheckReport, hub: HubModel | None) -> None:
     """Sizes, what each authority says, findings and the last word; nothing in JSON mode."""
     out = app.out
     if not out.is_human:
@@ -40,6 +41,13 @@ def print_report(app: App, report: CheckReport) -> None:
         )
         for outtype, size in report.output_bytes.items()
     ]
+    if hub is not None:
+        rows.append(
+            (
+                out.text("check.hub"),
+                out.text("check.hub-read", size=human_bytes(hub.bytes_read), count=hub.requests),
+            )
+        )
     out.line(clean(str(report.path)))
     width = max(cell_width(label) for label, _ in rows)
     for label, value in rows:
