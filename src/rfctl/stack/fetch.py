@@ -1,0 +1,176 @@
+"""Brings a model file or a model directory from a server that only ssh reaches; resumes where it stopped.
+
+Files are `NAME.partial` until their size and their sha256 are the server's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rfctl.core.error import RfctlError, UnreachableError, UsageError
+from rfctl.core.file import CHUNK_BYTES, sha256_file, sync_directory, write_atomic
+from rfctl.core.progress import SILENT, Reporter, Stage
+from rfctl.engine.lock import FileLock
+from rfctl.stack.fetch_remote import Hashes, Remote, Source, last_words, list_remote, open_ssh, quoted
+
+ATTEMPTS = 5
+PARTIAL, SIDECAR = ".partial", ".partial.json"
+_FORBIDDEN = frozenset('\\:*?"<>|') | {chr(code) for code in range(32)}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """path: where the file is now; resumed: bytes that an earlier run had brought; is_new: False when it was
+    here already with the same content."""
+
+    path: Path
+    size: int
+    sha256: str
+    resumed: int = 0
+    is_new: bool = True
+
+
+def fetch(source: Source, folder: Path, *, reporter: Reporter = SILENT) -> list[Fetched]:
+    """Bring the file, or every file of the directory, into `folder` (a directory becomes `folder`/its name).
+
+    Raises UsageError, AuthError, UnreachableError `fetch.broken` (the next call goes on from there),
+    RfctlError (`fetch.disk-full`, `fetch.hash-differs`, ...), OSError.
+    """
+    if shutil.which("ssh") is None:
+        raise UsageError("tunnel.no-ssh")
+    with reporter.stage("fetch.listing", unit="seconds", host=source.host):
+        files = list_remote(source)
+    targets = [_target(source, one, folder) for one in files]
+    if len(set(targets)) != len(targets):
+        raise RfctlError("fetch.name-refused", name=str(targets[0]), source=source)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f".{targets[0].name}.lock")
+    if not lock.acquire():
+        raise UsageError("fetch.busy", path=targets[0])
+    try:
+        _require_space(files, targets, folder)
+        hashes = Hashes(source, files)
+        return [
+            _fetch_one(source, one, path, hashes, reporter) for one, path in zip(files, targets, strict=True)
+        ]
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            (folder / f".{targets[0].name}.lock").unlink()
+
+
+def _target(source: Source, file: Remote, folder: Path) -> Path:
+    """Where a file goes. A server chooses names, so they stay inside the folder. Raises RfctlError."""
+    base = PurePosixPath(source.path).name
+    parts = [base, *file.name.split("/")] if file.name else [base]
+    for part in parts:
+        if part in ("", ".", "..", "/") or _FORBIDDEN & set(part) or part.endswith((PARTIAL, SIDECAR)):
+            raise RfctlError("fetch.name-refused", name=file.name or base, source=source)
+    return folder.joinpath(*parts)
+
+
+def _require_space(files: Sequence[Remote], targets: Sequence[Path], folder: Path) -> None:
+    missing = sum(one.size for one, path in zip(files, targets, strict=True) if not path.exists())
+    have = sum(_size(_partial(path)) for path in targets)
+    free = shutil.disk_usage(folder).free
+    if missing - have > free:
+        raise RfctlError("fetch.disk-full", path=folder, needed=missing - have, free=free)
+
+
+def _fetch_one(source: Source, file: Remote, path: Path, hashes: Hashes, reporter: Reporter) -> Fetched:
+    if path.exists() and path.stat().st_size == file.size:
+        with reporter.stage("fetch.checking", total=file.size, name=path.name) as stage:
+            if (found := sha256_file(path, stage.advance)) == hashes.get(file):
+                return Fetched(path, file.size, found, is_new=False)
+    if path.exists():
+        raise UsageError("fetch.other-file", path=path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    resumed = _resume_point(source, file, path)
+    with reporter.stage("fetch.bringing", total=file.size, name=path.name) as stage:
+        stage.update(done=resumed)
+        _transfer(source, file, path, stage)
+    partial = _partial(path)
+    with reporter.stage("fetch.checking", total=file.size, name=path.name) as stage:
+        found = sha256_file(partial, stage.advance)
+    if found != (expected := hashes.get(file)):
+        partial.unlink()
+        _sidecar(path).unlink(missing_ok=True)
+        raise RfctlError("fetch.hash-differs", path=path, found=found, expected=expected)
+    os.replace(partial, path)
+    sync_directory(path.parent)
+    _sidecar(path).unlink(missing_ok=True)
+    return Fetched(path, file.size, found, resumed)
+
+
+def _resume_point(source: Source, file: Remote, path: Path) -> int:
+    """Bytes that are here already; what belongs to another or a changed file is thrown away."""
+    about = {"source": str(source), **asdict(file)}
+    sidecar, partial = _sidecar(path), _partial(path)
+    try:
+        is_same = json.loads(sidecar.read_text(encoding="utf-8")) == about
+    except (OSError, ValueError):
+        is_same = False
+    if not is_same or _size(partial) > file.size:
+        partial.unlink(missing_ok=True)
+        write_atomic(sidecar, json.dumps(about).encode())
+    return _size(partial)
+
+
+def _transfer(source: Source, file: Remote, path: Path, stage: Stage) -> None:
+    """Append what is missing; a broken connection is taken up again as long as bytes arrive."""
+    partial = _partial(path)
+    failures, delay = 0, 1.0
+    with partial.open("ab") as out:
+        while (have := out.tell()) < file.size:
+            detail = _stream(source, file, have, out, stage)
+            out.flush()
+            os.fsync(out.fileno())
+            if out.tell() > have:
+                failures, delay = 0, 1.0
+            if out.tell() >= file.size:
+                break
+            failures += 1
+            if failures >= ATTEMPTS:
+                raise UnreachableError(
+                    "fetch.broken", source=source, detail=detail, done=out.tell(), size=file.size
+                )
+            time.sleep(delay)
+            delay = min(delay * 2, 30.0)
+
+
+def _stream(source: Source, file: Remote, offset: int, out: IO[bytes], stage: Stage) -> str:
+    """Bytes from `offset` to the end, or to where the connection breaks; gives ssh's last words."""
+    with open_ssh(source, f"tail -c +{offset + 1} {quoted(source, file)}") as (process, errors):
+        assert process.stdout is not None  # opened as a pipe
+        left = file.size - offset
+        while left and (piece := process.stdout.read1(min(CHUNK_BYTES, left))):  # type: ignore[attr-defined]
+            out.write(piece)
+            left -= len(piece)
+            stage.advance(len(piece))
+        if not left:
+            return ""
+        process.wait()
+        return last_words(errors, process.returncode)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + SIDECAR)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,205 @@
+"""The server's side of a fetch: what is there, its hashes and its bytes, through ssh and a shell.
+
+The server needs GNU find, tail and sha256sum (every Linux has them), nothing of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from rfctl.core.error import AuthError, RfctlError, UnreachableError, UsageError
+from rfctl.stack.tunnel import check_host
+
+MAX_FILES = 2000
+MAX_LIST_BYTES = 4 << 20
+LIST_SECONDS = 60.0
+# Hashing reads the file on the server: 30 MB/s is a slow disk.
+SLOW_BYTES_PER_SECOND = 30e6
+_HASH_BATCH = 50
+_BIG_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """host: for ssh; path: on the server, relative to the home folder there unless it begins with /.
+
+    ssh_port: 0 for ssh's own choice; config: ssh's -F, "" for none.
+    """
+
+    host: str
+    path: str
+    ssh_port: int = 0
+    config: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.path}"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of the server. name: relative to the source's path, "" when that is the file itself;
+    size: bytes; modified: seconds as the server prints them."""
+
+    name: str
+    size: int
+    modified: str
+
+
+def parse_source(text: str, *, ssh_port: int = 0, config: str = "") -> Source:
+    """`user@host:path`. Raises UsageError."""
+    host, colon, path = text.partition("]:") if "[" in text else text.partition(":")
+    host += "]" if colon == "]:" else ""
+    path = path.removeprefix("~/").rstrip("/") or ("/" if path.startswith("/") else "")
+    if not colon or not path or "\0" in path or "\n" in path:
+        raise UsageError("fetch.source-invalid", source=text)
+    return Source(check_host(host), path, ssh_port, config)
+
+
+def list_remote(source: Source) -> list[Remote]:
+    """The files behind the path, largest last. Raises RfctlError, AuthError, UnreachableError."""
+    place = shlex.quote(_argument(source.path))
+    data = _capture(source, f"find -L {place} -type f -printf '%s\\t%T@\\t%P\\0'", LIST_SECONDS)
+    files = []
+    for record in data.split(b"\0")[:-1]:
+        size, _, rest = record.decode("utf-8", errors="replace").partition("\t")
+        modified, _, name = rest.partition("\t")
+        if not size.isdigit():
+            raise RfctlError("fetch.answer-odd", source=source, detail=record[:80].decode(errors="replace"))
+        files.append(Remote(name, int(size), modified))
+    if not files:
+        raise RfctlError("fetch.nothing", source=source)
+    if len(files) > MAX_FILES:
+        raise RfctlError("fetch.too-many", source=source, count=len(files), limit=MAX_FILES)
+    return sorted(files, key=lambda one: (one.size, one.name))
+
+
+def quoted(source: Source, file: Remote) -> str:
+    """The file as a word for a shell of the server."""
+    return shlex.quote(_argument(source.path if not file.name else f"{source.path}/{file.name}"))
+
+
+def _argument(path: str) -> str:
+    """Never an option, however it begins."""
+    return path if path.startswith("/") else f"./{path}"
+
+
+class Hashes:
+    """sha256 as the server computes them; the first question starts the work for all files."""
+
+    def __init__(self, source: Source, files: Sequence[Remote]) -> None:
+        self._source = source
+        self._files = list(files)
+        self._known: dict[str, str] = {}
+
+    def get(self, file: Remote) -> str:
+        if file.name not in self._known:
+            index = self._files.index(file)
+            for one in self._batches(self._files[index : index + _HASH_BATCH]):
+                self._ask(one)
+        return self._known[file.name]
+
+    @staticmethod
+    def _batches(files: Sequence[Remote]) -> Iterator[list[Remote]]:
+        """Small files together, a big one alone: its time limit is its own."""
+        small = [one for one in files if one.size < _BIG_BYTES]
+        if small:
+            yield small
+        yield from ([one] for one in files if one.size >= _BIG_BYTES)
+
+    def _ask(self, files: Sequence[Remote]) -> None:
+        seconds = LIST_SECONDS + sum(one.size for one in files) / SLOW_BYTES_PER_SECOND
+        command = "sha256sum -z -- " + " ".join(quoted(self._source, one) for one in files)
+        answers = _capture(self._source, command, seconds).split(b"\0")
+        for one, answer in zip(files, answers, strict=False):
+            digest = answer[:64].decode("ascii", errors="replace")
+            if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+                raise RfctlError("fetch.answer-odd", source=self._source, detail=digest[:80])
+            self._known[one.name] = digest
+
+
+@contextlib.contextmanager
+def open_ssh(source: Source, remote: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """A command on the server; it ends with the block, also on Ctrl-C."""
+    command = ["ssh", "-T"]
+    if source.config:
+        command += ["-F", source.config]
+    if source.ssh_port:
+        command += ["-p", str(source.ssh_port)]
+    for option in ("BatchMode=yes", "ServerAliveInterval=15", "ServerAliveCountMax=3", "ConnectTimeout=15"):
+        command += ["-o", option]
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [*command, "--", source.host, remote],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        try:
+            yield process, errors
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _capture(source: Source, remote: str, seconds: float) -> bytes:
+    """What a command on the server prints, at most 4 MiB. Raises RfctlError."""
+    with open_ssh(source, remote) as (process, errors):
+        killer = _Deadline(process, seconds)
+        assert process.stdout is not None  # opened as a pipe
+        data = process.stdout.read(MAX_LIST_BYTES + 1)
+        if len(data) > MAX_LIST_BYTES:
+            raise RfctlError("fetch.too-many", source=source, count=MAX_FILES, limit=MAX_FILES)
+        process.wait()
+        killer.cancel()
+        if killer.is_over:
+            raise UnreachableError("fetch.timeout", source=source, seconds=round(seconds))
+        if process.returncode != 0:
+            raise _failure(source, last_words(errors, process.returncode), process.returncode)
+    return data
+
+
+class _Deadline:
+    """Ends a process that is silent for too long."""
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        self.is_over = False
+        self._timer = threading.Timer(seconds, self._end, (process.kill,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self, kill: Callable[[], None]) -> None:
+        self.is_over = True
+        kill()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+def _failure(source: Source, detail: str, code: int) -> RfctlError:
+    """255 is ssh's own failure, anything else the command's."""
+    lower = detail.lower()
+    if code != 255:
+        return RfctlError("fetch.refused", source=source, detail=detail)
+    if "host key" in lower:
+        return AuthError("tunnel.host-key", host=source.host, detail=detail)
+    if "permission denied" in lower:
+        return AuthError("tunnel.denied", host=source.host, detail=detail)
+    return UnreachableError("tunnel.failed", host=source.host, detail=detail)
+
+
+def last_words(errors: IO[bytes], code: int) -> str:
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - 2000))
+    lines = [line.strip() for line in errors.read().decode("utf-8", errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line), f"ssh: exit {code}")
