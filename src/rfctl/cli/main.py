@@ -21,6 +21,7 @@ NOUNS: dict[str, dict[str, str]] = {
     "model": {
         "check": "rfctl.cli.model_check:check",
         "convert": "rfctl.cli.model_convert:convert",
+        "fetch": "rfctl.cli.model_fetch:fetch",
         "push": "rfctl.cli.model:push",
         "ls": "rfctl.cli.model:ls",
         "show": "rfctl.cli.model:show",
