@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import json
 import os
 import re
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,8 @@ import yaml
 from docker_engine import find_compose
 
 from rfctl.core.data import data_folder
-from rfctl.stack.project import ADDONS, SECRETS, parse_env, pins
+from rfctl.stack.compose import Compose
+from rfctl.stack.project import ADDONS, SECRETS, Project, initialise, missing_values, parse_env, pins
 
 FOLDER = data_folder("docker")
 FILES = sorted(path.name for path in FOLDER.glob("compose*.yaml"))
@@ -45,7 +50,8 @@ def services() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def test_every_addon_has_its_files_and_every_file_an_addon() -> None:
-    used = {name for files in ADDONS.values() for name in files} | {"compose.yaml"}
+    used = {name for files in ADDONS.values() for name in files}
+    used |= {"compose.yaml", "compose.external-s3.executors.yaml"}
     assert sorted(used) == FILES
 
 
@@ -120,38 +126,126 @@ def test_the_dockerfile_runs_without_rights_and_with_a_health_check() -> None:
             assert (Path(__file__).resolve().parents[2] / name).exists(), name
 
 
-@pytest.mark.parametrize("addon", ["", *ADDONS])
-def test_compose_accepts_the_files(addon: str, tmp_path: Path) -> None:
+VARIANTS = [{"ollama", "ollama-nvidia", "ollama-rocm"}]
+COMBINATIONS = [
+    (),
+    *((addon,) for addon in ADDONS),
+    *(
+        pair
+        for pair in itertools.combinations(ADDONS, 2)
+        if not any(set(pair) <= variants for variants in VARIANTS)
+    ),
+    tuple(addon for addon in ADDONS if addon not in ("ollama", "ollama-rocm")),
+]
+
+
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Any]]:
+    """What Compose makes of every add-on, of every pair and of all of them, as `rfctl stack` calls it."""
     program = find_compose()
     if not program:
         pytest.skip("no docker-compose 2 or later (set RFCTL_TEST_COMPOSE)")
-    env_file = tmp_path / "stack.env"
-    values = dict.fromkeys(SECRETS, "0" * 32) | {
-        "COMPOSE_PROFILES": "elasticsearch",
-        "TEI_MODEL": "BAAI/bge-m3",
-        "RFCTL_TLS_BIND": "192.0.2.1",
-        "RFCTL_TLS_NAME": "rag.example",
-    }
-    env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()), encoding="utf-8")
-    command = [program, "--env-file", str(env_file), "--project-directory", str(FOLDER)]
-    for name in ["compose.yaml", *(ADDONS[addon] if addon else ())]:
-        command += ["-f", str(FOLDER / name)]
-    done = subprocess.run(
-        [*command, "config", "--format", "json"],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=30,
-        check=False,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["name"] == "rfctl"
-    assert {"ragflow", "es01", "mysql", "minio", "redis"} <= set(document["services"])
-    assert "infinity" not in document["services"]
-    if addon == "executors":
-        executor = document["services"]["executor"]
-        assert executor["command"] == ["--disable-webserver", "--disable-datasync", "--workers=1"]
-        assert "ports" not in executor
-        assert list(executor["depends_on"]) == ["ragflow"]
+    folder = tmp_path_factory.mktemp("resolved")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+
+    def resolve(addons: tuple[str, ...]) -> dict[str, Any]:
+        project = Project(folder / ("-".join(addons) or "none"))
+        initialise(project, size="small", addons=addons)
+        text = project.env_file.read_text(encoding="utf-8")
+        for name in missing_values(project.read()):
+            text = re.sub(rf"^{name}=$", f"{name}={VALUES.get(name, '192.0.2.1')}", text, flags=re.MULTILINE)
+        project.env_file.write_text(text, encoding="utf-8")
+        assert missing_values(project.read()) == ()
+        command = Compose(project, environment).command("config", "--format", "json")
+        command[:2] = [program]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+            env=environment,
+            cwd=folder,
+        )
+        assert done.returncode == 0, (addons, done.stderr)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(COMBINATIONS, pool.map(resolve, COMBINATIONS), strict=True))
+
+
+VALUES = {"RFCTL_TLS_NAME": "rag.example", "RFCTL_OLLAMA_POOL": "server 192.0.2.2:11434;"}
+
+
+def test_compose_accepts_every_combination_and_the_policy_holds(
+    resolved: dict[tuple[str, ...], dict[str, Any]],
+) -> None:
+    for addons, document in resolved.items():
+        names = set(document["services"])
+        core = {"ragflow", "es01", "mysql", "minio", "redis"}
+        outside = {OUTSIDE[addon] for addon in addons if addon in OUTSIDE}
+        assert core & names == core - outside, addons
+        assert "infinity" not in names
+        for name, entry in document["services"].items():
+            _keeps_to_the_policy(addons, name, entry)
+        ragflow = document["services"]["ragflow"]
+        assert set(ragflow["depends_on"]) & names == core - outside - {"ragflow"}, addons
+        # RAGFlow's migrations at the first start of a new version.
+        assert {"--init-superuser", "--init-model-provider-tables"} <= set(ragflow["command"])
+
+
+OUTSIDE = {
+    "external-mysql": "mysql",
+    "external-redis": "redis",
+    "external-elasticsearch": "es01",
+    "external-s3": "minio",
+}
+
+
+def _keeps_to_the_policy(addons: tuple[str, ...], name: str, entry: dict[str, Any]) -> None:
+    where = (addons, name)
+    for port in entry.get("ports", []):
+        address = ipaddress.ip_address(port["host_ip"])
+        assert address.is_loopback or (name == "caddy" and str(address) == "192.0.2.1"), where
+    assert entry["healthcheck"]["test"], where
+    assert not entry["healthcheck"].get("disable"), where
+    assert int(entry["mem_limit"]) >= 128 << 20, where
+    tag = entry["image"].rpartition("/")[2].partition(":")[2]
+    assert tag, where
+    assert "latest" not in tag, where
+    assert not {"privileged", "network_mode", "pid", "cap_add"} & set(entry), where
+    for volume in entry.get("volumes", []):
+        assert volume["type"] in ("volume", "tmpfs"), where
+    for variable, value in (entry.get("environment") or {}).items():
+        if re.search("PASSWORD|SECRET", variable):
+            assert value.lower() not in ("admin", "password", "infini_rag_flow", ""), (where, variable)
+
+
+def test_executors_see_the_servers_that_ragflow_sees(resolved: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    plain = resolved[("executors",)]["services"]["executor"]
+    assert plain["command"] == ["--disable-webserver", "--disable-datasync", "--workers=1"]
+    assert "ports" not in plain
+    assert list(plain["depends_on"]) == ["ragflow"]
+    for addon in OUTSIDE:
+        services = resolved[("executors", addon)]["services"]
+        ragflow, executor = services["ragflow"], services["executor"]
+        assert ragflow["environment"] == executor["environment"], addon
+        assert ragflow.get("configs") == executor.get("configs"), addon
+
+
+def test_the_resolved_files_fit_the_schema_of_compose(
+    resolved: dict[tuple[str, ...], dict[str, Any]], tmp_path: Path
+) -> None:
+    paths = []
+    for number, document in enumerate(resolved.values()):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        paths.append(str(path))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, *paths], capture_output=True, encoding="utf-8", timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"services": {"a": {"image": "x", "prots": []}}}', encoding="utf-8")
+    done = subprocess.run([*command, str(broken)], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1

@@ -194,6 +194,25 @@ def test_up_refuses_what_is_not_safe_to_start(rfctl: Callable[..., Any], environ
     assert rfctl("stack", "up").code == 7
 
 
+def test_a_server_of_ones_own_is_asked_for(rfctl: Callable[..., Any], environment: dict[str, str]) -> None:
+    made = rfctl("stack", "init", "--add", "external-mysql", "--add", "external-s3")
+    names = "MYSQL_HOST, MYSQL_USER, MYSQL_PASSWORD, S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY, S3_SECRET_KEY"
+    assert f"Fill in first: {names} in " in made.err
+    result = rfctl("stack", "up")
+    assert (result.code, result.err.splitlines()[0]) == (
+        2,
+        f"error[stack.value-missing]: stack.env lacks {names}: RFCTL_ADDONS=external-mysql,external-s3",
+    )
+    project = Project(Path(environment["RFCTL_HOME"]) / "data" / "stack")
+    values = project.read()
+    for name in ("MYSQL_HOST", "MYSQL_USER", "S3_ENDPOINT", "S3_BUCKET", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+        values[name] = "x"
+    # The length of a foreign password is not ours to judge; quotes and defaults are.
+    assert secret_faults(values | {"MYSQL_PASSWORD": "short"}) == {}
+    assert secret_faults(values | {"MYSQL_PASSWORD": "it's"}) == {"MYSQL_PASSWORD": "charset"}
+    assert secret_faults(values | {"MYSQL_PASSWORD": "infini_rag_flow"}) == {"MYSQL_PASSWORD": "default"}
+
+
 def test_init_prints_no_password(rfctl: Callable[..., Any], environment: dict[str, str]) -> None:
     result = rfctl("stack", "init", "--size", "standard", "--json")
     env_file = Path(environment["RFCTL_HOME"]) / "data" / "stack" / "stack.env"

@@ -40,6 +40,8 @@ def init(app: App, size: str | None, add: tuple[str, ...], name: str, web_port: 
     else:
         app.out.say("stack.kept", path=made.path)
     app.out.say("stack.login", email=made.admin_email, path=made.path)
+    if made.missing:
+        app.out.note("stack.fill-in", names=", ".join(made.missing), path=made.path)
     app.out.note("stack.next-up")
 
 

@@ -14,6 +14,14 @@ from rfctl.stack.project import Project, parse_env, pins, secret_faults
 
 SECONDS = 3.0
 CONTAINER_OLLAMA = "http://host.docker.internal:11434"
+# Services that an add-on moves to a server of one's own, and images that an add-on brings.
+_OUTSIDE = {
+    "external-mysql": "mysql",
+    "external-redis": "redis",
+    "external-elasticsearch": "es01",
+    "external-s3": "minio",
+}
+_ADDED = {"tei": "tei", "tls": "caddy", "ollama-pool": "ollama-pool"}
 _CORE_IMAGES = ("ragflow", "es01", "mysql", "minio", "redis")
 
 
@@ -93,7 +101,9 @@ def _containers(docker: Any, inspected: Capture, known: Mapping[str, Any]) -> di
     questions: dict[str, tuple[str, ...]] = {}
     if ragflow := by_service.get("ragflow"):
         addons = known["stack.addons"]
-        url = "http://ollama:11434" if any(name.startswith("ollama") for name in addons) else CONTAINER_OLLAMA
+        url = CONTAINER_OLLAMA
+        if any(name.startswith("ollama") for name in addons):
+            url = "http://ollama-pool:11434" if "ollama-pool" in addons else "http://ollama:11434"
         values["container.ollama-url"] = url
         questions["container.ollama"] = (
             "exec", ragflow, "curl", "-sS", "-m", "2", "--noproxy", "*", f"{url}/api/version",
@@ -127,10 +137,10 @@ def _own_ports(states: Mapping[str, str], document: list[dict[str, Any]]) -> dic
 
 def _images(addons: list[str]) -> list[str]:
     images = pins()["images"]
-    names = list(_CORE_IMAGES)
-    names += ["ollama"] if any(name.startswith("ollama") for name in addons) else []
-    names += ["tei"] if "tei" in addons else []
-    names += ["caddy"] if "tls" in addons else []
+    outside = {_OUTSIDE[addon] for addon in addons if addon in _OUTSIDE}
+    names = [name for name in _CORE_IMAGES if name not in outside]
+    names += ["ollama"] if {"ollama", "ollama-nvidia", "ollama-rocm"} & set(addons) else []
+    names += [image for addon, image in _ADDED.items() if addon in addons]
     return [images[name] for name in names]
 
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rfctl.core.error import RefusedError, RfctlError, UnreachableError
+from rfctl.core.error import RefusedError, RfctlError, UnreachableError, UsageError
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.core.redact import redact
 from rfctl.stack.check_docker import service_name
 from rfctl.stack.check_stack import describe
 from rfctl.stack.compose import Compose, explain
 from rfctl.stack.image import changes, inspect_project, record_images, running_images, wanted_images
-from rfctl.stack.project import Project, secret_faults
+from rfctl.stack.project import Project, missing_values, secret_faults
 
 UP_SECONDS = 1200.0
 DOWN_SECONDS = 180.0
@@ -78,6 +78,9 @@ def up(
     `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
     """
     values = compose.project.read()
+    if missing := missing_values(values):
+        addons = values.get("RFCTL_ADDONS", "")
+        raise UsageError("stack.value-missing", name=", ".join(missing), detail=f"RFCTL_ADDONS={addons}")
     if faults := secret_faults(values):
         raise RfctlError(
             "stack.secret-missing",

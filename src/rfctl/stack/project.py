@@ -40,7 +40,21 @@ ADDONS: Mapping[str, tuple[str, ...]] = {
     "gpu": ("compose.gpu.yaml",),
     "executors": ("compose.executors.yaml",),
     "tls": ("compose.tls.yaml",),
+    "external-mysql": ("compose.external-mysql.yaml",),
+    "external-redis": ("compose.external-redis.yaml",),
+    "external-elasticsearch": ("compose.external-elasticsearch.yaml",),
+    "external-s3": ("compose.external-s3.yaml",),
+    "ollama-pool": ("compose.ollama-pool.yaml",),
     "debug-ports": ("compose.debug-ports.yaml",),
+}
+# What only the owner knows: `init` leaves these lines empty, `up` refuses until they are filled.
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "tls": ("RFCTL_TLS_BIND", "RFCTL_TLS_NAME"),
+    "external-mysql": ("MYSQL_HOST", "MYSQL_USER", "MYSQL_PASSWORD"),
+    "external-redis": ("REDIS_HOST", "REDIS_PASSWORD"),
+    "external-elasticsearch": ("ES_HOST", "ES_USER", "ELASTIC_PASSWORD"),
+    "external-s3": ("S3_ENDPOINT", "S3_BUCKET", "S3_ACCESS_KEY", "S3_SECRET_KEY"),
+    "ollama-pool": ("RFCTL_OLLAMA_POOL",),
 }
 SIZES = ("small", "standard", "large")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -93,14 +107,19 @@ class Project:
         """compose.yaml and the files of the add-ons, in order, each once. Raises UsageError."""
         folder = data_folder("docker")
         names = ["compose.yaml"]
-        for addon in (*self.addons(), *extra):
+        addons = dict.fromkeys((*self.addons(), *extra))
+        # The executors extend ragflow as compose.yaml has it; what others add to ragflow comes after them.
+        for addon in sorted(addons, key=lambda name: name != "executors"):
             names += [name for name in ADDONS[addon] if name not in names]
+            if "executors" in addons and addon == "external-s3":
+                names.append("compose.external-s3.executors.yaml")
         return [folder / name for name in names]
 
 
 @dataclass(frozen=True)
 class Made:
-    """What `init` did. created: False when the file was there and stays as it is."""
+    """What `init` did. created: False when the file was there and stays as it is; missing: settings that
+    the chosen add-ons need and that are still empty."""
 
     path: Path
     created: bool
@@ -108,6 +127,7 @@ class Made:
     addons: tuple[str, ...]
     web_port: int
     admin_email: str
+    missing: tuple[str, ...] = ()
 
 
 @cache
@@ -152,6 +172,7 @@ def initialise(
             project.addons(),
             int(port) if port.isdigit() else 8080,
             have.get("RFCTL_ADMIN_EMAIL", ""),
+            missing_values(have),
         )
     values = {
         "RFCTL_PROJECT": name,
@@ -170,13 +191,15 @@ def initialise(
     if "tei" in addons:
         # RAGFlow takes the embedding server when this word is in its profiles (v0.27 docker/README).
         values |= {"COMPOSE_PROFILES": "elasticsearch,tei-cpu", "TEI_MODEL": TEI_MODEL}
+    values |= {variable: "" for addon in addons for variable in REQUIRED.get(addon, ())}
     text = "".join(f"{key}={value}\n" for key, value in values.items())
     try:
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(project.env_file, text.encode(), mode=0o600)
     except OSError as error:
         raise RfctlError("stack.unwritable", path=project.env_file, detail=str(error)) from error
-    return Made(project.env_file, True, size, addons, web_port, values["RFCTL_ADMIN_EMAIL"])
+    email = values["RFCTL_ADMIN_EMAIL"]
+    return Made(project.env_file, True, size, addons, web_port, email, missing_values(values))
 
 
 def parse_env(text: str) -> dict[str, str]:
@@ -192,8 +215,20 @@ def parse_env(text: str) -> dict[str, str]:
     return values
 
 
+def missing_values(values: Mapping[str, str]) -> tuple[str, ...]:
+    """Settings that the chosen add-ons need and that are empty."""
+    needed = [name for addon in values.get("RFCTL_ADDONS", "").split(",") for name in REQUIRED.get(addon, ())]
+    return tuple(dict.fromkeys(name for name in needed if not values.get(name)))
+
+
 def secret_faults(values: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong with the secrets: {variable: "missing" | "default" | "short" | "charset"}."""
+    """What is wrong with the secrets: {variable: "missing" | "default" | "short" | "charset"}.
+
+    Of a server of one's own the length is not ours to judge.
+    """
+    foreign = {
+        name for addon in values.get("RFCTL_ADDONS", "").split(",") for name in REQUIRED.get(addon, ())
+    }
     faults = {}
     for variable in SECRETS:
         value = values.get(variable, "")
@@ -203,7 +238,7 @@ def secret_faults(values: Mapping[str, str]) -> dict[str, str]:
             faults[variable] = "default"
         elif not re.fullmatch(r"[A-Za-z0-9_-]+", value):
             faults[variable] = "charset"
-        elif len(value) < MIN_SECRET_LENGTH:
+        elif len(value) < MIN_SECRET_LENGTH and variable not in foreign:
             faults[variable] = "short"
     return faults
 
