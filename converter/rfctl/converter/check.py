@@ -6,7 +6,7 @@ importer. What no table covers is "unknown", which is never counted as supported
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rfctl.converter.memory import estimate_cache, estimate_output, find_context
 from rfctl.converter.plan import Plan
 from rfctl.converter.planner import describe_mix
 from rfctl.converter.quantization.mix import MixTensor
+from rfctl.converter.quantization.type import file_type
 from rfctl.converter.support import REFERENCE_BUILD, Need, judge_importer, judge_llamacpp, judge_ollama
 from rfctl.core.version import __version__
 
@@ -38,7 +39,10 @@ class CheckReport:
     tokenizer          kind: "BPE", "WordPiece", "Unigram", "SentencePiece"
     pre_tokenizer      `tokenizer.ggml.pre`
     has_chat_template  whether the directory has a chat template
-    output_bytes       size of the converted file by outtype; the conversion needs that much disk and no more
+    output_bytes       size of the converted file by outtype
+    download_bytes     what must be downloaded first; 0 for a directory
+    disk_bytes         most disk that a conversion takes at once, by outtype: the download and the new file,
+                       which is written in one pass
     num_ctx            context the memory is estimated for
     cache_bytes        key/value cache at num_ctx, float16
     memory_bytes       weights and cache by outtype
@@ -57,6 +61,8 @@ class CheckReport:
     pre_tokenizer: str
     has_chat_template: bool
     output_bytes: Mapping[str, int]
+    download_bytes: int
+    disk_bytes: Mapping[str, int]
     num_ctx: int
     cache_bytes: int | None
     memory_bytes: Mapping[str, int]
@@ -77,6 +83,8 @@ def check(
     adapter: Path | None = None,
     sizes: Mapping[str, int] | None = None,
     label: str = "",
+    download_bytes: int = 0,
+    outtype: str | None = None,
 ) -> CheckReport:
     """Look at the model directory `source`.
 
@@ -86,8 +94,11 @@ def check(
     adapter          directory of a LoRA adapter to merge; `source` may be one itself if its base is here
     sizes            bytes of weight files that are in the directory only with their header, by name
     label            what to call the directory in the report
-    Raises RfctlError `model.not-found`; everything else is a finding.
+    download_bytes   what a conversion would have to download first
+    outtype          estimate sizes for this type only; default: F16, Q8_0 and Q4_K_M
+    Raises RfctlError `model.not-found` and `model.outtype-unknown`; everything else is a finding.
     """
+    outtypes = SIZED_OUTTYPES if outtype is None or outtype.lower() == "auto" else (file_type(outtype).name,)
     path = source.absolute()
     facts = collect_facts(path, adapter, sizes)
     need = Need(facts.gguf, facts.pre)
@@ -109,8 +120,8 @@ def check(
         findings.append(Finding("model.data-unread", Severity.INFO))
     context = find_context(facts.hparams)
     length = num_ctx or min(DEFAULT_NUM_CTX, context or DEFAULT_NUM_CTX)
-    cache = 0 if facts.is_encoder else estimate_cache(facts.hparams, length)
-    outputs = _estimate_outputs(facts.draft)
+    cache = 0 if facts.is_encoder else estimate_cache(facts.hparams, length, _find_window(facts.draft))
+    outputs = _estimate_outputs(facts.draft, outtypes)
     order = list(Severity)
     if label:
         findings = [_relabel(finding, facts.path, label) for finding in findings]
@@ -126,6 +137,8 @@ def check(
         pre_tokenizer=facts.pre,
         has_chat_template=bool(facts.files.template),
         output_bytes=outputs,
+        download_bytes=download_bytes,
+        disk_bytes={name: size + download_bytes for name, size in outputs.items()},
         num_ctx=length,
         cache_bytes=cache,
         memory_bytes={} if cache is None else {name: size + cache for name, size in outputs.items()},
@@ -166,12 +179,18 @@ def _explain_target(verdict: Verdict) -> list[Finding]:
     return []
 
 
-def _estimate_outputs(draft: Plan | None) -> dict[str, int]:
+def _find_window(draft: Plan | None) -> int:
+    """The sliding window that the file tells llama.cpp, tokens; 0 for none."""
+    value = draft.get(f"{draft.architecture}.attention.sliding_window") if draft is not None else None
+    return value if isinstance(value, int) and 0 < value < 1 << 40 else 0
+
+
+def _estimate_outputs(draft: Plan | None, outtypes: Sequence[str]) -> dict[str, int]:
     if draft is None:
         return {}
     tensors = [MixTensor(tensor.name, tensor.shape, tensor.type) for tensor in draft.tensors]
     model = describe_mix(draft.architecture, draft.pairs)
-    return {outtype: estimate_output(tensors, model, outtype) for outtype in SIZED_OUTTYPES}
+    return {outtype: estimate_output(tensors, model, outtype) for outtype in outtypes}
 
 
 def _sum_dtypes(weights: Weights) -> dict[str, int]:

@@ -9,23 +9,39 @@ from rfctl.converter.quantization.mix import MixModel, MixTensor, choose_types
 from rfctl.converter.quantization.type import tensor_type
 
 _HALF = 2
+_BATCH, _STEP = 512, 256
+_SLIDING = "sliding_attention"
+# Layers that keep a state of fixed size in place of keys and values.
+_NO_CACHE = {"linear_attention": 0, "conv": 0, "mamba": 0, "recurrent": 0}
 
 
-def estimate_cache(hparams: Mapping[str, Any], num_ctx: int) -> int | None:
+def estimate_cache(hparams: Mapping[str, Any], num_ctx: int, sliding_window: int = 0) -> int | None:
     """Bytes of the key/value cache in float16 at `num_ctx` tokens; None where the configuration does not
     tell.
 
-    Every layer keeps one key and one value per head of keys (llama.cpp without cache quantization). Sliding
-    windows and compressed attention need less: the figure is an upper bound.
+    sliding_window   tokens that the layers called "sliding_attention" see; 0: llama.cpp lets them see all
+    A layer keeps one key and one value per head of keys; with compressed attention (MLA) the compressed key
+    alone; a layer without attention nothing (llama.cpp b11434 src/llama-kv-cache.cpp; src/
+    llama-kv-cache-iswa.cpp for the window plus one batch of 512, in steps of 256). An upper bound, without
+    the buffers of the computation.
     """
-    layers = find_count(hparams, "num_hidden_layers", "n_layer")
+    layers = find_count(hparams, "num_hidden_layers", "n_layer", "num_layers")
     heads = find_count(hparams, "num_attention_heads", "n_head")
     hidden = find_count(hparams, "hidden_size", "n_embd")
     if not layers or not heads or not hidden:
         return None
-    heads_kv = find_count(hparams, "num_key_value_heads") or heads
-    size = find_count(hparams, "head_dim") or hidden // heads
-    return 2 * layers * num_ctx * heads_kv * size * _HALF
+    compressed = find_count(hparams, "kv_lora_rank")
+    if compressed:
+        width = compressed + find_count(hparams, "qk_rope_head_dim")
+    else:
+        heads_kv = find_count(hparams, "num_key_value_heads", "multi_query_group_num") or heads
+        width = 2 * heads_kv * (find_count(hparams, "head_dim") or hidden // heads)
+    window = min(num_ctx, -(-(sliding_window + _BATCH) // _STEP) * _STEP) if sliding_window else num_ctx
+    kinds = hparams.get("layer_types")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        return layers * num_ctx * width * _HALF
+    cells = sum(_NO_CACHE.get(str(kind), window if kind == _SLIDING else num_ctx) for kind in kinds)
+    return cells * width * _HALF
 
 
 def estimate_output(tensors: Sequence[MixTensor], model: MixModel, outtype: str) -> int:

@@ -30,6 +30,7 @@ EXIT_VERDICT = 5
 )
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+@click.option("--outtype", metavar="TYPE", help="Estimate sizes for this type only.")
 @click.option("--num-ctx", type=click.IntRange(min=1), help="Context to estimate the memory for, tokens.")
 def check(
     app: App,
@@ -37,6 +38,7 @@ def check(
     target: str | None,
     adapter: Path | None,
     revision: str | None,
+    outtype: str | None,
     num_ctx: int | None,
 ) -> None:
     """Say whether a model will convert, load and run. Reads headers and small files only."""
@@ -52,11 +54,12 @@ def check(
             Path(source),
             num_ctx=num_ctx,
             adapter=adapter,
+            outtype=outtype,
             ollama_version=wanted.ollama_version or None,
             llamacpp_build=wanted.llamacpp_build or None,
         )
     else:
-        hub, report = _check_repo(app, repo, num_ctx, adapter, wanted)
+        hub, report = _check_repo(app, repo, num_ctx, adapter, outtype, wanted)
     app.out.report(_document(report, hub, wanted, app.language))
     print_report(app, report, hub)
     if not report.will_work:
@@ -78,7 +81,12 @@ def _find_repo(source: str, revision: str | None) -> RepoName | None:
 
 
 def _check_repo(
-    app: App, repo: RepoName, num_ctx: int | None, adapter: Path | None, wanted: Target
+    app: App,
+    repo: RepoName,
+    num_ctx: int | None,
+    adapter: Path | None,
+    outtype: str | None,
+    wanted: Target,
 ) -> tuple[HubModel, CheckReport]:
     import tempfile
 
@@ -99,9 +107,11 @@ def _check_repo(
             hub.path,
             num_ctx=num_ctx,
             adapter=adapter,
+            outtype=outtype,
             ollama_version=wanted.ollama_version or None,
             llamacpp_build=wanted.llamacpp_build or None,
             sizes=hub.sizes,
+            download_bytes=hub.download_bytes,
             label=label,
         )
         return hub, report

@@ -41,6 +41,17 @@ def print_report(app: App, report: CheckReport, hub: HubModel | None) -> None:
         )
         for outtype, size in report.output_bytes.items()
     ]
+    if report.download_bytes and report.disk_bytes:
+        rows.append(
+            (
+                out.text("check.disk"),
+                out.text(
+                    "check.disk-peak",
+                    download=human_bytes(report.download_bytes),
+                    peak=human_bytes(max(report.disk_bytes.values())),
+                ),
+            )
+        )
     if hub is not None:
         rows.append(
             (
