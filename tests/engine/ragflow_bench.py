@@ -87,6 +87,7 @@ class Double:
                 Route("/api/show", self._show, methods=["POST"]),
                 Route("/api/embed", self._embed, methods=["POST"]),
                 Route("/api/chat", self._chat, methods=["POST"]),
+                Route("/api/generate", self._generate, methods=["POST"]),
             ]
         )
 
@@ -112,6 +113,12 @@ class Double:
             text = f'model "{body["model"]}" not found, try pulling it first'
             return JSONResponse({"error": text}, status_code=404)
         return JSONResponse({"embeddings": [embed(text).tolist() for text in body["input"]]})
+
+    async def _generate(self, request: Request) -> Response:
+        """Without a prompt: load the model."""
+        name = (await request.json())["model"]
+        done = {"response": "", "done": True, "done_reason": "load"}
+        return JSONResponse({"model": name, "created_at": "", **done})
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email.parser
 import email.policy
 import hashlib
@@ -15,12 +16,14 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 KEY = "ragflow-" + "r" * 43
+TOKEN = "IjEyMzQ1Njc4OTBhYmNkZWYi.session.token"
 _VALUES = {
     "<ms>": 1_750_000_000_000,
     "<seconds>": 1.5,
     "<date_time>": "2026-08-22T10:00:00",
     "<hh:mm:ss>": "10:00:00",
     "<n>": "1.5",
+    "<session_token>": TOKEN,
 }
 _PAGING = ("page", "page_size", "orderby", "desc")
 # Our bodies say more than the recorded ones there; what both say must be equal.
@@ -56,6 +59,14 @@ def fill(value: Any, file: str) -> Any:
         r"|<(?:ms|seconds|date_time|hh:mm:ss|n)>|<\d+ times x>"
     )
     return known.sub(lambda match: str(value_of(match[0], file)), value)
+
+
+def _is_encrypted(value: Any) -> bool:
+    """Whether this has the form of a block of RSA 2048."""
+    try:
+        return isinstance(value, str) and len(base64.b64decode(value, validate=True)) == 256
+    except ValueError:
+        return False
 
 
 @dataclass
@@ -121,7 +132,7 @@ class RecordedServer:
             data = json.dumps(response["json"], ensure_ascii=False).encode()
         else:
             data = str(response.get("text", "x" * response.get("bytes", 0))).encode()
-        extra = {"Content-Disposition": response.get("content_disposition")}
+        extra = {"Content-Disposition": response.get("content_disposition"), **response.get("headers", {})}
         self._send(handler, response["status"], response["content_type"], data, extra)
 
     def _find(self, handler: BaseHTTPRequestHandler, body: bytes) -> Exchange | None:
@@ -164,7 +175,11 @@ class Sent:
     def matches(self, request: dict[str, Any]) -> bool:
         if (self.method, self.path) != (request["method"], request["path"]):
             return False
-        if request["auth"] == "api key" and self.headers["Authorization"] != f"Bearer {KEY}":
+        # A session opens whatever a key opens.
+        allowed = {"api key": (f"Bearer {KEY}", TOKEN), "session token": (TOKEN,)}
+        if self.headers["Authorization"] not in allowed.get(
+            request["auth"], (self.headers["Authorization"],)
+        ):
             return False
         recorded = {
             key: [str(item) for item in (value if isinstance(value, list) else [value])]
@@ -184,6 +199,8 @@ class Sent:
             sent = json.loads(self.body)
         except ValueError:
             return False
+        if request["json"] and isinstance(sent, dict) and _is_encrypted(sent.get("password")):
+            sent["password"] = "<encrypted_password>"
         for model in sent.get("model_info", []) if isinstance(sent, dict) else []:
             if not model.get("extra", True):
                 del model["extra"]  # the recorded client left out what is empty

@@ -7,20 +7,20 @@ by us (embedding models: `proof.prove`). Before 0.26 there are no instances, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.error import RfctlError
 from rfctl.core.progress import SILENT, Reporter, Stage
 from rfctl.ragflow_client.failure import ServerError, UncertainError, shorten
 from rfctl.ragflow_client.model import Kind, Model, choose_model, default_model
 from rfctl.ragflow_client.model_table import add_row, read_default, read_table, write_default
+from rfctl.ragflow_client.offer import PROVIDER, check_offer, full_tag, list_instances
 from rfctl.ragflow_client.record import mapping, records, text
 from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
 
-PROVIDER = "Ollama"
 INSTANCE = "local"
 _KEY = "x"  # Ollama has none, but 0.26.0-0.26.2 require a value, and 0.26.0 a different one per instance
 _ERROR = "**ERROR**"
@@ -50,38 +50,39 @@ def ensure_models(
     ollama_url: str,
     chat: ModelSpec | None = None,
     embedding: ModelSpec | None = None,
-    default: bool = True,
+    default: bool | None = True,
     prove: bool = True,
     reporter: Reporter = SILENT,
 ) -> Registration:
     """Register models, make them the defaults, and prove by a call that the chat model answers.
 
     ollama_url: Ollama as the RAGFlow SERVER sees it (from a container: http://host.docker.internal:11434).
-    default: whether they become the account's defaults. A model that is registered with another max_tokens is
-    registered anew. Raises RfctlError `ragflow.ollama-unreachable`, UsageError `ragflow.model-not-there`,
-    RfctlError `ragflow.model-fails`, and what a call raises.
+    default: whether they become the account's defaults; None: where it has none yet. A model that is
+    registered with another max_tokens is registered anew. Raises RfctlError `ragflow.ollama-unreachable`,
+    UsageError `ragflow.model-not-there`, RfctlError `ragflow.model-fails`, and what a call raises.
     """
     wanted: list[tuple[Kind, ModelSpec]] = []
     if chat is not None:
-        wanted.append(("chat", _tagged(chat)))
+        wanted.append(("chat", ModelSpec(full_tag(chat.name), chat.max_tokens)))
     if embedding is not None:
-        wanted.append(("embedding", _tagged(embedding)))
+        wanted.append(("embedding", ModelSpec(full_tag(embedding.name), embedding.max_tokens)))
     with reporter.stage("ragflow.stage-models", total=len(wanted), unit="items") as stage:
         added = _add_provider(api)
         if added is None:
             return _ensure_table(api, ollama_url, wanted, default, stage)
         changed = added
-        _check_offer(api, ollama_url, [spec.name for _, spec in wanted])
+        check_offer(api, ollama_url, [spec.name for _, spec in wanted])
         instance, made = _ensure_instance(api, ollama_url, wanted)
         changed |= made
         models: dict[str, Model] = {}
         for kind, spec in wanted:
             stage.update(detail=spec.name)
-            was_default = default_model(api, kind) == (spec.name, instance, PROVIDER)
+            before = default_model(api, kind)
             changed |= _ensure_model(api, instance, kind, spec, reporter)
             if kind == "chat" and prove:
                 _prove(api, instance, spec.name)
-            if default or was_default:
+            was_default = before == (spec.name, instance, PROVIDER)
+            if default or was_default or (default is None and before is None):
                 changed |= _set_default(api, instance, kind, spec.name)
             models[kind] = choose_model(api, kind, f"{spec.name}@{instance}@{PROVIDER}")
             stage.advance(1)
@@ -89,7 +90,7 @@ def ensure_models(
 
 
 def _ensure_table(
-    api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSpec]], default: bool, stage: Stage
+    api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSpec]], default: bool | None, stage: Stage
 ) -> Registration:
     """The same on a server before 0.26."""
     changed = False
@@ -103,7 +104,8 @@ def _ensure_table(
             add_row(api, PROVIDER, spec.name, kind, ollama_url, spec.max_tokens, _KEY)
             changed = True
         full_name = f"{spec.name}@{PROVIDER}"
-        if default and read_default(api, kind) != full_name:
+        before = read_default(api, kind)
+        if (default or (default is None and not before)) and before != full_name:
             write_default(api, kind, full_name)
             changed = True
             if read_default(api, kind) != full_name:
@@ -111,12 +113,6 @@ def _ensure_table(
         models[kind] = choose_model(api, kind, full_name)
         stage.advance(1)
     return Registration("", models.get("chat"), models.get("embedding"), changed)
-
-
-def _tagged(spec: ModelSpec) -> ModelSpec:
-    """Ollama lists `name:latest` for `name`, and RAGFlow compares the text."""
-    name = spec.name if ":" in spec.name.rsplit("/", 1)[-1] else f"{spec.name}:latest"
-    return ModelSpec(name, spec.max_tokens)
 
 
 def _add_provider(api: Api) -> bool | None:
@@ -132,27 +128,9 @@ def _add_provider(api: Api) -> bool | None:
     return True
 
 
-def _check_offer(api: Api, ollama_url: str, names: list[str]) -> None:
-    """Ask the server to list that Ollama's models: proves the way from there, and that the models exist."""
-    try:
-        offer = records(
-            api.call("GET", f"/providers/{PROVIDER}/models", params={"base_url": ollama_url}), "models"
-        )
-    except ServerError as error:
-        if error.id in ("ragflow.route-missing", "ragflow.not-supported"):
-            return
-        raise RfctlError("ragflow.ollama-unreachable", url=ollama_url, detail=error.message) from error
-    known = [text(entry, "name") for entry in offer]
-    for name in names:
-        if name.lower() not in [one.lower() for one in known]:
-            raise UsageError(
-                "ragflow.model-not-there", name=name, url=ollama_url, known=", ".join(known) or "-"
-            )
-
-
 def _ensure_instance(api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSpec]]) -> tuple[str, bool]:
     names = []
-    for name in _instances(api):
+    for name in list_instances(api):
         names.append(name)
         detail = mapping(api.call("GET", f"/providers/{PROVIDER}/instances/{quote(name, safe='')}"))
         url = text(detail, "base_url")
@@ -178,19 +156,13 @@ def _ensure_instance(api: Api, ollama_url: str, wanted: list[tuple[Kind, ModelSp
             body["api_key"] = f"{_KEY}-rfctl"  # somebody else's instance has ours (0.26.0)
             api.call("POST", f"/providers/{PROVIDER}/instances", json=body, read_seconds=ANSWER_SECONDS)
     except UncertainError:
-        if name not in _instances(api):
+        if name not in list_instances(api):
             raise
     except ServerError as error:
         raise RfctlError(
             "ragflow.model-fails", name=", ".join(spec.name for _, spec in wanted), detail=error.message
         ) from error
     return name, True
-
-
-def _instances(api: Api) -> Iterator[str]:
-    for entry in records(api.call("GET", f"/providers/{PROVIDER}/instances"), "instances"):
-        if name := text(entry, "instance_name"):
-            yield name
 
 
 def _describe(kind: Kind, spec: ModelSpec) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def rm(app: App, name: str, yes: bool) -> None:
 @click.option("--link", is_flag=True)
 @click.option("--accept-template-diff", metavar="REASON")
 @click.option("--no-provenance", is_flag=True)
+@click.option("--to-ragflow", is_flag=True)
 @click.option("--yes", is_flag=True)
 def push(
     app: App,
@@ -122,10 +123,11 @@ def push(
     link: bool,
     accept_template_diff: str | None,
     no_provenance: bool,
+    to_ragflow: bool,
     yes: bool,
 ) -> None:
     """Register a model with the server, converting a directory first."""
-    from rfctl.cli.model_push import accept_push, print_push, push_source
+    from rfctl.cli.model_push import accept_push, print_push, push_source, use_push
     from rfctl.cli.model_verify import check_reason
     from rfctl.ollama.modelfile import read_modelfile
     from rfctl.ollama.recipe import Wishes
@@ -152,7 +154,8 @@ def push(
         )
         if reason:
             result = accept_push(app, client, result, reason)
-        print_push(app, result, client.url)
+        usable = use_push(app, client, result) if to_ragflow else None
+        print_push(app, result, client.url, usable)
     if result.verdict.value == "failed":
         raise click.exceptions.Exit(EXIT_VERDICT)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rfctl.ollama.direct import Direct
     from rfctl.ollama.push import Push
     from rfctl.ollama.recipe import Wishes
+    from rfctl.ragflow_client.model import Model
 
 _LEDGER = "ollama-ledger.json"
 
@@ -111,8 +112,17 @@ def accept_push(app: App, client: OllamaClient, result: Push, reason: str) -> Pu
     return replace(result, checks=accept_differences(result.checks, reason))
 
 
-def print_push(app: App, result: Push, url: str) -> None:
-    """The report of a push, as JSON or for people."""
+def use_push(app: App, client: OllamaClient, result: Push) -> tuple[Model, bool] | None:
+    """Let RAGFlow use what was pushed, with the same context; None for a model that failed its checks."""
+    from rfctl.cli.kb_use_model import use
+
+    if result.verdict.value == "failed":
+        return None
+    return use(app, client, result.name, num_ctx=result.num_ctx)
+
+
+def print_push(app: App, result: Push, url: str, usable: tuple[Model, bool] | None = None) -> None:
+    """The report of a push, as JSON or for people. usable: the model in RAGFlow, whether it is new there."""
     out = app.out
     checks = [
         {
@@ -124,6 +134,8 @@ def print_push(app: App, result: Push, url: str) -> None:
         for check in result.checks
     ]
     document: dict[str, object] = {item.name: getattr(result, item.name) for item in fields(result)}
+    if usable is not None:
+        document["ragflow"] = {"model": usable[0].full_name, "changed": usable[1]}
     out.report({**document, "url": url, "verdict": result.verdict, "checks": checks})
     if not out.is_human:
         return
@@ -146,7 +158,11 @@ def print_push(app: App, result: Push, url: str) -> None:
         )
     if result.orphan_bytes and not result.unchanged:
         out.note("ollama.push-orphan", size=human_bytes(result.orphan_bytes))
-    if not result.is_embedding:
+    if usable is not None:
+        from rfctl.cli.kb_use_model import print_use
+
+        print_use(app, usable[0], changed=usable[1])
+    elif not result.is_embedding:
         out.note("ollama.push-next", name=result.name)
 
 

@@ -1,0 +1,211 @@
+"""`rfctl stack setup`, `rfctl kb use-model` and `rfctl model push --to-ragflow` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fresh_server import Day, first_day
+from ragflow_command import Run, serving
+
+from rfctl.stack.ollama_address import container_urls, local_url
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Iterator[Day]:
+    with first_day(tmp_path / "server") as made:
+        del made.ollama.models["qwen2.5-coder:1.5b"], made.ollama.models["multilingual-e5-small:latest"]
+        yield made
+
+
+@pytest.fixture
+def setup(day: Day, rfctl: Callable[..., Any]) -> Callable[..., Any]:
+    """`setup(...)`: the command with that server and Ollama, the password in the environment."""
+
+    def run(*arguments: str, **options: Any) -> Any:
+        env = {"OLLAMA_HOST": day.ollama_url, "RFCTL_ADMIN_PASSWORD": PASSWORD} | options.pop("env", {})
+        return rfctl("stack", "setup", "--url", day.url, *arguments, env=env, **options)
+
+    return run
+
+
+def test_a_fresh_server_is_ready_and_the_second_time_nothing_changes(
+    day: Day, setup: Callable[..., Any], rfctl: Callable[..., Any], home: Path, tmp_path: Path
+) -> None:
+    first = setup("--email", "rf@example.com", "--json")
+    assert first.code == 0, first.err
+    report = json.loads(first.out)
+    assert (report["unchanged"], report["made_account"], report["made_key"]) == (False, True, True)
+    assert report["chat_model"] == "smollm2:135m@local@Ollama"
+    assert report["embedding_model"] == "all-minilm:latest@local@Ollama"
+    assert report["proof"]["similarity"] > 0.3
+    assert report["profile"] == "docker"
+    secrets = [PASSWORD, day.fresh.keys[0]]
+    assert not any(secret in first.out + first.err for secret in secrets)
+    (credentials,) = home.rglob("credentials.toml")
+    assert day.fresh.keys[0] in credentials.read_text()
+    if os.name != "nt":
+        assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
+    # max_tokens is the num_ctx that the Modelfile of the model says.
+    models = rfctl("chat", "ls", "--json")
+    assert (models.code, json.loads(models.out)) == (0, [])
+
+    again = setup("--email", "rf@example.com")
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[-1] == f"unchanged: {day.url} was set up already"
+    assert "setup.made" not in again.err and len(day.fresh.keys) == 1
+    assert rfctl("config", "show").out.count("docker") == 1
+
+    # The commands that follow talk to that server.
+    note = tmp_path / "note.txt"
+    note.write_text("The heron is grey.")
+    up = rfctl("kb", "upload", str(note), "--json")
+    assert up.code == 0, up.err
+    assert json.loads(up.out)["documents"][0]["status"] == "parsed"
+
+
+def test_a_key_of_an_earlier_installation_is_replaced(day: Day, setup: Callable[..., Any]) -> None:
+    assert setup("--email", "rf@example.com", "--no-proof").code == 0
+    day.fresh.keys.clear()
+    day.fresh.accounts.clear()
+    again = setup("--email", "rf@example.com", "--no-proof", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["made_account"] is True
+    refused = setup("--no-proof", env={"RAGFLOW_API_KEY": "ragflow-" + "o" * 43})
+    assert (refused.code, "ragflow.key-refused" in refused.err) == (4, True)
+
+
+def test_the_stack_of_this_machine_knows_its_own_account(
+    day: Day, rfctl: Callable[..., Any], home: Path
+) -> None:
+    """Nobody registers there: the first account is made from stack.env at the first start."""
+    day.fresh.registers = False
+    day.fresh.accounts["admin@rfctl.local"] = ""
+    port = day.url.rsplit(":", 1)[1]
+    made = rfctl("stack", "init", "--size", "small", "--api-port", port)
+    assert made.code == 0, made.err
+    done = rfctl("stack", "setup", "--json", env={"RFCTL_OLLAMA_URL": day.ollama_url})
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert (report["account"], report["made_account"]) == ("admin@rfctl.local", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "env", "code", "id"),
+    [
+        ((), "", {}, 2, "setup.no-email"),
+        (("--email", "rf@example.com"), "", {"RFCTL_ADMIN_PASSWORD": ""}, 2, "setup.no-password"),
+        (("--email", "nobody"), "", {}, 2, "account.email-invalid"),
+        (("--email", "rf@example.com", "--no-register"), "", {}, 2, "account.unknown"),
+        (("--email", "rf@example.com", "--chat-model", "nope"), "", {}, 1, "ollama.model-missing"),
+        (("--email", "rf@example.com", "--chat-model", "all-minilm"), "", {}, 2, "setup.model-kind"),
+        (("--email", "rf@example.com"), "", {"OLLAMA_HOST": "http://127.0.0.1:9"}, 3, "ollama.unreachable"),
+        (
+            ("--email", "rf@example.com", "--ollama-url", "http://127.0.0.1:9"),
+            "",
+            {},
+            1,
+            "ragflow.ollama-unreachable",
+        ),
+    ],
+)
+def test_what_is_missing_is_said(
+    setup: Callable[..., Any], arguments: tuple[str, ...], stdin: str, env: dict[str, str], code: int, id: str
+) -> None:
+    for language in ("en", "zh"):
+        done = setup(*arguments, stdin=stdin, env={**env, "RFCTL_LANG": language})
+        assert (done.code, done.out) == (code, "")
+        assert f"[{id}]" in done.err
+        assert PASSWORD not in done.err
+
+
+def test_the_password_may_come_from_a_file_or_a_pipe(
+    day: Day, setup: Callable[..., Any], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(PASSWORD + "\n")
+    none = {"RFCTL_ADMIN_PASSWORD": ""}
+    by_file = setup(
+        "--email", "a@example.com", "--no-proof", env={**none, "RFCTL_ADMIN_PASSWORD_FILE": str(secret)}
+    )
+    assert by_file.code == 0, by_file.err
+    day.fresh.keys.clear()
+    by_pipe = setup("--email", "b@example.com", "--no-proof", stdin=PASSWORD + "\n", env=none)
+    assert by_pipe.code == 0, by_pipe.err
+    assert set(day.fresh.accounts) == {"a@example.com", "b@example.com"}
+
+
+def test_several_models_are_not_guessed_between(day: Day, setup: Callable[..., Any]) -> None:
+    day.ollama.models["other:latest"] = (["completion"], 8192)
+    done = setup("--email", "rf@example.com")
+    assert (done.code, "[setup.model-choose]" in done.err, "other:latest, smollm2:135m" in done.err) == (
+        2,
+        True,
+        True,
+    )
+    del day.ollama.num_ctx["smollm2:135m"]
+    done = setup("--email", "rf@example.com", "--chat-model", "smollm2:135m", "--no-proof")
+    assert done.code == 0, done.err
+    assert "RagFlow is told 4096 tokens".lower() in done.err.lower()
+    del day.ollama.models["other:latest"], day.ollama.models["smollm2:135m"]
+    done = setup("--email", "rf@example.com")
+    assert (done.code, "[setup.no-model]" in done.err) == (2, True)
+
+
+def test_no_server_and_no_ragflow(rfctl: Callable[..., Any], day: Day) -> None:
+    done = rfctl("stack", "setup")
+    assert (done.code, "[setup.no-server]" in done.err) == (2, True)
+    env = {"RFCTL_ADMIN_PASSWORD": PASSWORD}
+    done = rfctl("stack", "setup", "--url", day.ollama_url, "--email", "a@b.org", env=env)
+    assert (done.code, "[ragflow.not-ragflow]" in done.err) == (2, True)
+
+
+def test_the_engine_needs_no_setting_up(rfctl: Run, tmp_path: Path) -> None:
+    with serving(tmp_path, rfctl) as (engine, run):
+        done = run("stack", "setup", "--url", engine.url)
+        assert (done.code, "[setup.embedded]" in done.err) == (2, True)
+
+
+def test_use_model_on_a_fresh_server(day: Day, setup: Callable[..., Any], rfctl: Callable[..., Any]) -> None:
+    assert setup("--email", "rf@example.com", "--no-proof").code == 0
+    day.ollama.models["tuned:latest"] = (["completion"], 8192)
+    day.ollama.num_ctx["tuned:latest"] = 3072
+    done = rfctl("kb", "use-model", "tuned", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert (report["unchanged"], report["full_name"]) == (False, "tuned:latest@local@Ollama")
+    again = rfctl("kb", "use-model", "tuned")
+    assert (again.code, again.out) == (0, "unchanged: RAGFlow has the model tuned:latest@local@Ollama\n")
+    assert rfctl("kb", "use-model", "nope").code == 1
+
+
+def test_use_model_on_the_engine(rfctl: Run, tmp_path: Path) -> None:
+    with serving(tmp_path, rfctl) as (engine, run):
+        done = run("kb", "use-model", "smollm2:135m", "--default")
+        assert done.code == 0, done.err
+        assert "smollm2:135m@local@Ollama" in done.out
+        again = run("kb", "use-model", "smollm2:135m", "--default", "--json")
+        assert json.loads(again.out)["unchanged"] is True
+        assert engine.call("GET", "/models/default")["models"]
+
+
+def test_the_addresses_of_an_ollama() -> None:
+    own = {"RFCTL_ADDONS": "ollama-nvidia,tls", "RFCTL_OLLAMA_PORT": "11500"}
+    assert local_url(own) == "http://127.0.0.1:11500"
+    assert local_url({"RFCTL_ADDONS": "tls"}) == ""
+    assert container_urls("http://127.0.0.1:11500", own) == ("http://ollama:11434",)
+    assert container_urls("http://10.0.0.4:11434", {}) == ("http://10.0.0.4:11434",)
+    assert container_urls("http://127.0.0.1:11434", {})[0] == "http://host.docker.internal:11434"
+    assert container_urls("http://[::1]:1234", {}) == (
+        "http://host.docker.internal:1234",
+        "http://172.17.0.1:1234",
+        "http://host.containers.internal:1234",
+        "http://[::1]:1234",
+    )
