@@ -183,6 +183,9 @@ class Keeper(HttpServer):
     create_lines: list[Any] | None = None
     cut_create: bool = False
     served_prefix: str = ""
+    loaded_context: int = 0
+    tells_parameters: bool = True
+    prompt_tokens: int = 24
 
     def __post_init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
@@ -234,6 +237,16 @@ class Keeper(HttpServer):
             }
         )
 
+    def _ps(self, body: Any) -> Response:
+        loaded = [
+            {
+                "name": name,
+                "context_length": self.loaded_context or model["body"].get("parameters", {}).get("num_ctx"),
+            }
+            for name, model in self.models.items()
+        ]
+        return answer({"models": loaded})
+
     def _show(self, body: Any) -> Response:
         model = self.models.get(body["model"])
         if model is None:
@@ -242,6 +255,9 @@ class Keeper(HttpServer):
             {
                 "modelfile": f"FROM /store/blobs/sha256-{model['served']}\n",
                 "capabilities": list(self.capabilities),
+                "parameters": _print_parameters(
+                    model["body"].get("parameters", {}) if self.tells_parameters else {}
+                ),
                 "system": model["body"].get("system", ""),
                 "messages": model["body"].get("messages", []),
             }
@@ -262,6 +278,7 @@ class Keeper(HttpServer):
                 "done": True,
                 "done_reason": self.done_reason,
                 "eval_count": 2,
+                "prompt_eval_count": self.prompt_tokens,
                 "total_duration": 5_000_000,
             }
         )
@@ -273,3 +290,12 @@ class Keeper(HttpServer):
         if self.models.pop(body["model"], None) is None:
             return answer({"error": f"model '{body['model']}' not found"}, 404)
         return Response(200, content_type=None)
+
+
+def _print_parameters(parameters: dict[str, Any]) -> str:
+    """As /api/show prints them: one line per value, texts quoted."""
+    lines = []
+    for name, values in parameters.items():
+        for value in values if isinstance(values, list) else [values]:
+            lines.append(f"{name:<30} {json.dumps(value)}")
+    return "\n".join(lines)

@@ -44,9 +44,11 @@ def test_push_of_a_gguf_tells_what_was_done(run: Callable[..., Any], server: Kee
     assert lines[0].startswith(f"my-model:latest is registered at {server.url} (")
     assert "context 4096" in lines[0]
     assert lines[1:] == [
+        "  context 4096: as asked for",
         "  ok: served as: completion",
         "  ok: 6 conversations become the same prompt as the model's own template makes",
         "  ok: a short answer ended by itself after 2 tokens (0.01 s)",
+        "  ok: loaded with the stored context of 4096 tokens; a prompt of 24 tokens arrived whole",
         "  ok: an answer ends with <|im_end|>",
     ]
     assert "rfctl chat create" in done.err
@@ -55,7 +57,7 @@ def test_push_of_a_gguf_tells_what_was_done(run: Callable[..., Any], server: Kee
     assert report["unchanged"] is True
     assert report["name"] == "my-model:latest"
     assert report["uploaded"] == 0
-    assert [check["verdict"] for check in report["checks"]] == ["passed"] * 4
+    assert [check["verdict"] for check in report["checks"]] == ["passed"] * 5
     assert report["schema_version"] == 1
 
 

@@ -54,6 +54,7 @@ def test_push_sends_explicit_settings_and_proves_the_prompt(tmp_path: Path) -> N
         "ollama.check-capability",
         "ollama.check-prompt",
         "ollama.check-answer",
+        "ollama.check-context",
         "ollama.check-end",
     ]
     assert result.verdict is Verdict.PASSED

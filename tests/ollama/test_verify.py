@@ -82,6 +82,7 @@ def test_a_model_that_was_trained_with_qwen(client: OllamaClient, tmp_path: Path
         "verify.training": Verdict.PASSED,
         "ollama.check-end": Verdict.PASSED,
         "ollama.check-answer": Verdict.PASSED,
+        "ollama.check-context": Verdict.PASSED,
     } | {id: v for id, v in verdicts(result).items() if id == "ollama.check-answer-length"}
     other = verify_model(client, "qwen", training=find_training_template("chatml"))
     assert verdicts(other)["verify.training-differs"] is Verdict.FAILED
@@ -235,5 +236,7 @@ def test_an_end_that_nothing_stops_at_is_a_failure(keeper: Keeper, tmp_path: Pat
     path = write_gguf(tmp_path / "m.gguf", template=plain)
     with OllamaClient(keeper.url) as client:
         push(client, path, "m", verify=False)
-        # This server reports no parameters, as one that lost them.
-        assert verdicts(verify_model(client, "m", gguf=path))["verify.end-missing"] is Verdict.FAILED
+        keeper.tells_parameters = False  # as one that lost them
+        found = verdicts(verify_model(client, "m", gguf=path))
+    assert found["verify.end-missing"] is Verdict.FAILED
+    assert found["ollama.check-context-missing"] is Verdict.WARNED

@@ -93,9 +93,7 @@ def rm(app: App, name: str, yes: bool) -> None:
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
 @click.option("--quantize", metavar="TYPE", help="Type to convert a directory to, such as Q4_K_M or Q8_0.")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
-@click.option(
-    "--num-ctx", type=click.IntRange(min=1), help="Context in tokens; default: the model's, up to 8192."
-)
+@click.option("--num-ctx", type=click.IntRange(min=1))
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @click.option("--template", metavar="NAME", help="Prompt format by name, such as chatml or llama3.")
 @click.option("--modelfile", type=click.Path(path_type=Path), help="Take the settings of this Modelfile.")

@@ -134,6 +134,8 @@ def print_push(app: App, result: Push, url: str, usable: tuple[Model, bool] | No
         for check in result.checks
     ]
     document: dict[str, object] = {item.name: getattr(result, item.name) for item in fields(result)}
+    reason = _explain_context(app, result)
+    document |= {"num_ctx": result.num_ctx, "context": {"id": result.context.id, "message": reason}}
     if usable is not None:
         document["ragflow"] = {"model": usable[0].full_name, "changed": usable[1]}
     out.report({**document, "url": url, "verdict": result.verdict, "checks": checks})
@@ -150,6 +152,7 @@ def print_push(app: App, result: Push, url: str, usable: tuple[Model, bool] | No
             num_ctx=result.num_ctx,
             seconds=round(result.seconds, 1),
         )
+    out.line(f"  {reason}")
     if result.via in ("reflink", "link"):
         out.note("direct.placed", how=result.via)
     for check in result.checks:
@@ -164,6 +167,15 @@ def print_push(app: App, result: Push, url: str, usable: tuple[Model, bool] | No
         print_use(app, usable[0], changed=usable[1])
     elif not result.is_embedding:
         out.note("ollama.push-next", name=result.name)
+
+
+def _explain_context(app: App, result: Push) -> str:
+    sizes = {
+        key: human_bytes(value)
+        for key in ("size", "memory")
+        if isinstance(value := result.context.params.get(key), int)
+    }
+    return app.out.text(result.context.id, **{**result.context.params, **sizes})
 
 
 def _push_directory(

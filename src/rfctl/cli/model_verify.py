@@ -23,6 +23,7 @@ LEDGER = "ollama-ledger.json"
 @click.option("--accept-template-diff", metavar="REASON")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--weights-only", is_flag=True)
+@click.option("--fill-context", is_flag=True)
 def verify(
     app: App,
     name: str,
@@ -32,6 +33,7 @@ def verify(
     accept_template_diff: str | None,
     adapter: Path | None,
     weights_only: bool,
+    fill_context: bool,
 ) -> None:
     """Exit code 5 when a prompt differs, an answer does not end, or the model is not served for its use."""
     if is_gguf(Path(name)):
@@ -52,6 +54,7 @@ def verify(
             training=training,
             ledger_path=app.directories.data / LEDGER,
             accept=reason,
+            fill=fill_context,
             reporter=app.reporter(),
         )
     out = app.out

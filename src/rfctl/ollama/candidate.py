@@ -20,7 +20,9 @@ class Candidate:
 
     context_length, embedding_length in tokens and elements (None: not said). end_ids: every token id at which
     the file itself says a generation ends. special_tokens: text -> id of control and user-defined tokens;
-    control_tokens are those that a server never prints.
+    control_tokens are those that a server never prints. weight_bytes: of all tensors; cache_bytes: of the
+    float16 key/value cache for one token (None: not said). vocabulary: the texts of all tokens, in the form
+    of `tokenizer` ("gpt2", "llama", "bert", ...). pooling: `<arch>.pooling_type` (None: not said).
     """
 
     path: Path
@@ -36,6 +38,11 @@ class Candidate:
     alignment: int
     data_offset: int
     size: int
+    weight_bytes: int = 0
+    cache_bytes: int | None = None
+    tokenizer: str = ""
+    vocabulary: tuple[str, ...] = field(default=(), repr=False)
+    pooling: int | None = None
 
 
 def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
@@ -79,6 +86,11 @@ def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
         alignment=header.alignment,
         data_offset=header.data_offset,
         size=header.file_size,
+        weight_bytes=sum(tensor.size for tensor in header.tensors),
+        cache_bytes=_measure_cache(header),
+        tokenizer=header.string("tokenizer.ggml.model"),
+        vocabulary=tokens,
+        pooling=pooling,
     )
 
 
@@ -124,6 +136,9 @@ def candidate_of_info(info: Mapping[str, Any], template: str) -> Candidate:
         alignment=0,
         data_offset=0,
         size=0,
+        tokenizer=str(info.get("tokenizer.ggml.model", "")),
+        vocabulary=tuple(tokens),
+        pooling=pooling,
     )
 
 
@@ -141,3 +156,26 @@ def _texts(header: GgufHeader, key: str) -> tuple[str, ...]:
 def _token(header: GgufHeader, tokens: tuple[str, ...], name: str) -> str:
     index = header.integer(f"tokenizer.ggml.{name}_token_id")
     return tokens[index] if index is not None and 0 <= index < len(tokens) else ""
+
+
+def _measure_cache(header: GgufHeader) -> int | None:
+    """Two bytes for every key and value of every layer that has heads for them (llama.cpp without cache
+    quantization; src/llama-hparams.cpp, b11434)."""
+
+    def number(name: str) -> int:
+        return header.integer(f"{header.architecture}.{name}") or 0
+
+    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
+    per_layer = header.array(f"{header.architecture}.attention.head_count")
+    if per_layer is not None and per_layer.values:
+        heads = max((int(value) for value in per_layer.values), default=0)
+    if not layers or not heads or not width:
+        return None
+    shared = header.array(f"{header.architecture}.attention.head_count_kv")
+    if shared is not None and shared.values:
+        groups = sum(max(0, int(value)) for value in shared.values)
+    else:
+        groups = layers * (number("attention.head_count_kv") or heads)
+    key = number("attention.key_length") or width // heads
+    value = number("attention.value_length") or width // heads
+    return 2 * groups * (key + value)

@@ -16,6 +16,7 @@ from pathlib import Path
 from rfctl.core.error import RfctlError
 from rfctl.core.gguf_header import GgufError
 from rfctl.ollama.candidate import Candidate, read_candidate
+from rfctl.ollama.context import choose_context, default_need
 from rfctl.ollama.create_request import is_semantic_version
 from rfctl.ollama.family import recognise_family
 from rfctl.ollama.modelfile import (
@@ -183,8 +184,8 @@ def _check_model(modelfile: Modelfile, folder: Path) -> Iterator[Finding]:
         yield candidate
         candidate = None
     if context is None:
-        limit = candidate.context_length if candidate is not None else None
-        yield Finding("lint.num-ctx-missing", Severity.WARNING, 0, {"value": min(limit or 8192, 8192)})
+        fitting = choose_context(candidate).num_ctx if candidate is not None else default_need().tokens
+        yield Finding("lint.num-ctx-missing", Severity.WARNING, 0, {"value": fitting})
     if candidate is None:
         return
     limit = candidate.context_length

@@ -21,6 +21,7 @@ from rfctl.ollama.answer import ModelCard, Version
 from rfctl.ollama.candidate import Candidate
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.template import Message, TemplateError, render_isolated
+from rfctl.ollama.truncation import check_whole, count_least
 
 ANSWER_TOKENS = 64
 NORM_TOLERANCE = 1e-3
@@ -72,8 +73,7 @@ def check_chat(
         check_capability(card, "completion"),
         _check_prompts(client, name, candidate, card, version, native),
     ]
-    checks.append(check_answer(client, name))
-    return tuple(checks)
+    return (*checks, *check_answer(client, name, candidate, card))
 
 
 def check_embedding(
@@ -185,17 +185,63 @@ def describe_difference(
     return "\n".join(list(lines)[:limit])
 
 
-def check_answer(client: OllamaClient, name: str) -> Check:
-    """A short answer must end by itself (`done_reason` "stop")."""
+def check_answer(client: OllamaClient, name: str, candidate: Candidate, card: ModelCard) -> tuple[Check, ...]:
+    """A short answer must end by itself (`done_reason` "stop"), its prompt must have been read whole, and the
+    model must be loaded with the context that is stored with it."""
     messages: Sequence[Message] = ({"role": "user", "content": "Answer with one word: yes or no?"},)
     try:
         answer = client.chat(name, messages, num_predict=ANSWER_TOKENS, temperature=0, seed=1)
     except RfctlError as error:
-        return Check("ollama.check-answer-failed", Verdict.FAILED, {"detail": explain_error(error)})
+        return (Check("ollama.check-answer-failed", Verdict.FAILED, {"detail": explain_error(error)}),)
     params = {"tokens": answer.answer_tokens, "seconds": round(answer.seconds, 2)}
-    if answer.done_reason == "stop":
-        return Check("ollama.check-answer", Verdict.PASSED, params)
-    return Check("ollama.check-answer-length", Verdict.WARNED, params)
+    ended = (
+        Check("ollama.check-answer", Verdict.PASSED, params)
+        if answer.done_reason == "stop"
+        else Check("ollama.check-answer-length", Verdict.WARNED, params)
+    )
+    return ended, check_context(client, name, candidate, card, messages, answer.prompt_tokens)
+
+
+def check_context(
+    client: OllamaClient,
+    name: str,
+    candidate: Candidate,
+    card: ModelCard,
+    messages: Sequence[Message],
+    read: int,
+) -> Check:
+    """For the model that has just answered `messages`: the context that it is loaded with against the one
+    that is stored, and the tokens that the server read against those that the prompt has at least."""
+    stored = card.parameters.get("num_ctx")
+    if not isinstance(stored, int):
+        return Check("ollama.check-context-missing", Verdict.WARNED)
+    try:
+        loaded = [item.context_length for item in client.running() if item.name.lower() == name.lower()]
+        if loaded and loaded[0] is not None and loaded[0] < stored:
+            params = {"num_ctx": stored, "served": loaded[0]}
+            return Check("ollama.check-context-lower", Verdict.FAILED, params)
+        least = measure_prompt(candidate, card, messages)
+        if least is not None:
+            check_whole(least, read, stored, model=name)
+    except RfctlError as error:
+        if error.id == "ollama.prompt-truncated":
+            return Check("ollama.prompt-truncated", Verdict.FAILED, dict(error.params))
+        return Check("ollama.check-context-unknown", Verdict.UNKNOWN, {"detail": explain_error(error)})
+    if not loaded or loaded[0] is None:
+        return Check("ollama.check-context-unknown", Verdict.UNKNOWN, {"detail": "/api/ps"})
+    return Check("ollama.check-context", Verdict.PASSED, {"num_ctx": stored, "read": read})
+
+
+def measure_prompt(candidate: Candidate, card: ModelCard, messages: Sequence[Message]) -> int | None:
+    """The smallest number of tokens of the prompt that the model's own template makes of `messages`; None
+    where the template or the vocabulary does not tell. Raises TemplateError."""
+    if not candidate.template.text:
+        return None
+    preset: list[Message] = list(card.messages)
+    if card.system and all(message["role"] != "system" for message in messages):
+        preset.insert(0, {"role": "system", "content": card.system})
+    (prompt,) = render_isolated(candidate.template, [[*preset, *messages]])
+    return count_least(candidate, prompt) if isinstance(prompt, str) else None
 
 
 def explain_error(error: RfctlError) -> str:

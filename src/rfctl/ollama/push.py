@@ -12,11 +12,13 @@ from typing import Any
 from rfctl.core.error import RefusedError, RfctlError
 from rfctl.core.file import write_atomic
 from rfctl.core.gguf_header import GgufError
+from rfctl.core.machine import read_machine
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import ModelCard
 from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.candidate import Candidate, read_candidate
 from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.context import Context
 from rfctl.ollama.direct import Direct, agrees, can_place, place_file, register
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.modelfile import Modelfile
@@ -54,7 +56,7 @@ class Push:
     uploaded: int
     unchanged: bool
     checks: tuple[Check, ...]
-    num_ctx: int
+    context: Context
     stops: tuple[str, ...]
     family: str
     architecture: str
@@ -64,6 +66,11 @@ class Push:
     seconds: float
     server_version: str
     via: str = "http"
+
+    @property
+    def num_ctx(self) -> int:
+        """Tokens; `context` says why."""
+        return self.context.num_ctx
 
     @property
     def verdict(self) -> Verdict:
@@ -92,7 +99,7 @@ def push(
 ) -> Push:
     """Upload `gguf`, create `name` from it with explicit settings, and check what is served.
 
-    num_ctx: tokens, default the model's own up to 8192. template: name of a family in `modelfiles/`.
+    num_ctx: tokens, default as `choose_context` computes it. template: name of a family in `modelfiles/`.
     modelfile: its values are used where no argument says otherwise; its FROM is not read. ledger_path: where
     to remember what was pushed; the same push again is then recognised without hashing.
 
@@ -209,7 +216,9 @@ class _Order:
         self.provenance: Mapping[str, str] = {}
         self.name = str(parse_name(name))
         self.version = client.version()
-        recipe = decide(candidate, wishes, self.version, reporter)
+        # A server on loopback shares this machine's memory.
+        machine = read_machine() if client.is_loopback else None
+        recipe = decide(candidate, wishes, self.version, reporter, machine=machine)
         # Only a create request makes the server guess a template, which the padding is against.
         self.recipe = recipe if direct is None else replace(recipe, padded=False)
 
@@ -306,7 +315,7 @@ class _Order:
             uploaded=uploaded,
             unchanged=unchanged,
             checks=tuple(_read_check(item) for item in entry.checks),
-            num_ctx=self.recipe.num_ctx,
+            context=self.recipe.context,
             stops=self.recipe.stops.texts,
             family=self.recipe.family,
             architecture=self.candidate.architecture,

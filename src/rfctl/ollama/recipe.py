@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.machine import Machine
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import Version
 from rfctl.ollama.blob import Content
 from rfctl.ollama.candidate import Candidate
+from rfctl.ollama.context import Context, choose_context
 from rfctl.ollama.family import Family, find_family, recognise_family
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.parameter import Value, check_parameters, kinds, parse_parameter
 from rfctl.ollama.stop import Stops, derive_stops
 from rfctl.ollama.template import Message
 
-DEFAULT_CONTEXT = 8192
 # Ollama 0.30+ replaces a chat template that is fewer than 100 edits away from one of its references, the
 # longest of which has 4614 characters (template/template.go, index.json, v0.33.0-rc2). A comment of
 # characters that no reference contains is that many edits; the rendered text does not change.
@@ -47,11 +48,15 @@ class Recipe:
     own chat template. padded: a comment is appended to that template in the uploaded header."""
 
     body: Mapping[str, object]
-    num_ctx: int
+    context: Context
     stops: Stops
     family: str
     native: bool
     padded: bool
+
+    @property
+    def num_ctx(self) -> int:
+        return self.context.num_ctx
 
     @property
     def settings(self) -> str:
@@ -60,10 +65,18 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def decide(candidate: Candidate, wishes: Wishes, version: Version, reporter: Reporter = SILENT) -> Recipe:
+def decide(
+    candidate: Candidate,
+    wishes: Wishes,
+    version: Version,
+    reporter: Reporter = SILENT,
+    *,
+    machine: Machine | None = None,
+) -> Recipe:
     """Merge the family's values, the Modelfile and the wishes (later wins).
 
-    Raises UsageError or ParameterError for values that Ollama would refuse or misread.
+    machine: where the server runs, None when that is not known. Raises UsageError or ParameterError for
+    values that Ollama would refuse or misread.
     """
     body, given = _read_modelfile(wishes.modelfile)
     given |= check_parameters(wishes.parameters)
@@ -80,7 +93,15 @@ def decide(candidate: Candidate, wishes: Wishes, version: Version, reporter: Rep
     if stops.texts:
         parameters["stop"] = list(stops.texts)
     parameters |= {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    parameters["num_ctx"] = num_ctx = _choose_context(candidate, wishes.num_ctx, parameters.get("num_ctx"))
+    written = parameters.get("num_ctx")
+    context = choose_context(
+        candidate,
+        asked=wishes.num_ctx,
+        written=written if isinstance(written, int) else None,
+        machine=machine,
+        reporter=reporter,
+    )
+    parameters["num_ctx"] = context.num_ctx
     body["parameters"] = dict(sorted(parameters.items()))
     if wishes.system is not None:
         body["system"] = wishes.system
@@ -94,7 +115,7 @@ def decide(candidate: Candidate, wishes: Wishes, version: Version, reporter: Rep
     native = not template and bool(chat_template)
     return Recipe(
         body={key: value for key, value in body.items() if value not in ("", [], {})},
-        num_ctx=num_ctx,
+        context=context,
         stops=stops,
         family=family.name if family is not None else "",
         native=native,
@@ -176,17 +197,6 @@ def _read_modelfile(modelfile: Modelfile | None) -> tuple[dict[str, object], dic
 
 def _list(value: object) -> list[object]:
     return list(value) if isinstance(value, list) else []
-
-
-def _choose_context(candidate: Candidate, wanted: int | None, given: object) -> int:
-    """num_ctx in tokens: asked for, else the Modelfile's, else the model's own up to 8192."""
-    limit = candidate.context_length
-    chosen = wanted if wanted is not None else given if isinstance(given, int) else None
-    if chosen is None:
-        return min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    if chosen < 1 or (limit is not None and chosen > limit):
-        raise UsageError("ollama.num-ctx", value=chosen, limit=limit or 0, path=candidate.path)
-    return chosen
 
 
 def _choose_template(

@@ -7,6 +7,7 @@ tokens is compared.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from rfctl.ollama.answer import ModelCard, ModelEntry, Version
 from rfctl.ollama.candidate import Candidate, candidate_of_info, read_candidate
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.family import recognise_family
+from rfctl.ollama.fill import check_fill
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.proof import (
     Check,
@@ -30,11 +32,13 @@ from rfctl.ollama.proof import (
     corpus,
     describe_difference,
     explain_error,
+    measure_prompt,
     tool_conversation,
 )
 from rfctl.ollama.stop import derive_stops
 from rfctl.ollama.template import Message, TemplateError, render_isolated
 from rfctl.ollama.training import TrainingTemplate
+from rfctl.ollama.truncation import check_whole
 
 TEMPLATE_CHECKS = frozenset(
     ("ollama.check-prompt-differs", "verify.prompt-differs", "verify.tools-differ", "verify.training-differs")
@@ -86,20 +90,22 @@ def verify_model(
     training: TrainingTemplate | None = None,
     ledger_path: Path | None = None,
     accept: str = "",
+    fill: bool = False,
     reporter: Reporter = SILENT,
 ) -> Verification:
     """Check a model of the server; nothing is changed there.
 
     gguf: the file to take the chat template from (default: the server's own file where it can be read here,
     else what the server tells). accept: reason to accept a differing prompt, kept in the ledger for as long
-    as the model stays the same. Raises RfctlError `ollama.model-missing`, UnreachableError, GgufError.
+    as the model stays the same. fill: also send a prompt as long as the context. Raises RfctlError
+    `ollama.model-missing`, UnreachableError, GgufError.
     """
     entry = client.find(name)
     if entry is None:
         raise RfctlError("ollama.model-missing", model=name, url=client.url)
     name = entry.name
     version, card = client.version(), client.show(name)
-    candidate, source = _find_candidate(client, name, card, gguf)
+    candidate, source = find_candidate(client, name, card, gguf)
     differences: tuple[Difference, ...] = ()
     with reporter.stage("ollama.stage-verify", unit="items", model=entry.name):
         if candidate.is_embedding:
@@ -107,6 +113,8 @@ def verify_model(
         else:
             proof = _Proof(client, name, candidate, card, version, training)
             checks = proof.run()
+            if fill:
+                checks = (*checks, check_fill(client, name, candidate, card))
             differences = tuple(proof.differences)
     ledger = Ledger(ledger_path, reporter)
     known = ledger.find(client.url, entry.name)
@@ -147,6 +155,24 @@ def record_acceptance(ledger: Ledger, url: str, entry: ModelEntry, reason: str) 
     ledger.record(url, entry.name, replace(known, accepted=reason))
 
 
+def check_asked(
+    client: OllamaClient, name: str, messages: Sequence[Message], read: int, *, gguf: Path | None = None
+) -> None:
+    """After an answer to `messages`: raise RfctlError `ollama.prompt-truncated` when the `read` tokens that
+    the server counted (`prompt_eval_count`) cannot be the whole prompt.
+
+    messages: all that was asked, the system message included; gguf: as for `verify_model`. What cannot be
+    measured passes.
+    """
+    card = client.show(name)
+    stored = card.parameters.get("num_ctx")
+    candidate, _ = find_candidate(client, name, card, gguf)
+    with contextlib.suppress(TemplateError):
+        least = measure_prompt(candidate, card, messages)
+        if least is not None and isinstance(stored, int):
+            check_whole(least, read, stored, model=name)
+
+
 class _Proof:
     """The comparisons for one chat model."""
 
@@ -182,7 +208,7 @@ class _Proof:
         except RfctlError as error:
             params = {"detail": explain_error(error)}
             checks.append(Check("ollama.check-prompt-broken", Verdict.FAILED, params))
-        checks += [self._check_end(), check_answer(self.client, self.name)]
+        checks += [self._check_end(), *check_answer(self.client, self.name, self.candidate, self.card)]
         return tuple(checks)
 
     def _render_own(self) -> dict[str, str] | Check:
@@ -325,9 +351,13 @@ class _Proof:
         return Difference(key, kind, own, served, diff)
 
 
-def _find_candidate(
+def find_candidate(
     client: OllamaClient, name: str, card: ModelCard, gguf: Path | None
 ) -> tuple[Candidate, str]:
+    """What the model's file says, and where that was read: "file", "store" or "server".
+
+    Raises GgufError for a `gguf` that is none, RfctlError `ollama.*`.
+    """
     if gguf is not None:
         return read_candidate(gguf), "file"
     match = _FROM.search(card.modelfile)
