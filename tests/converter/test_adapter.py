@@ -130,6 +130,10 @@ def test_file_is_the_one_of_the_merged_model(base: Path, tmp_path: Path, outtype
         ).T
         * np.float32(0.5),
     }
+    # PEFT rounds what it adds to embeddings to their own type first.
+    dtype = read_safetensors(base / "model.safetensors")["model.norm.weight"][0]
+    rounded = from_float(dtype, deltas["model.embed_tokens.weight"])
+    deltas["model.embed_tokens.weight"] = to_float(dtype, rounded)
     merged = merge(base, tmp_path / "merged", deltas)
     saved = read_safetensors(merged / "model.safetensors")
     dtype = saved["model.norm.weight"][0]
@@ -240,7 +244,6 @@ REFUSED: list[tuple[str, dict[str, np.ndarray[Any, Any]], dict[str, Any]]] = [
     ("adapter.dora", {f"{Q}.lora_magnitude_vector": grid((64,), 1)}, {}),
     ("adapter.type-unsupported", {}, {"peft_type": "IA3"}),
     ("adapter.type-unsupported", {}, {"peft_type": None}),
-    ("adapter.feature-unsupported", {}, {"lora_bias": True}),
     ("adapter.feature-unsupported", {}, {"init_lora_weights": "pissa_niter_4"}),
     ("adapter.feature-unsupported", {}, {"layer_replication": [[0, 2], [1, 2]]}),
     ("adapter.feature-unsupported", {}, {"rank_pattern": {"(a+)+$": 8}}),
@@ -267,6 +270,17 @@ REFUSED: list[tuple[str, dict[str, np.ndarray[Any, Any]], dict[str, Any]]] = [
     ("adapter.tensor-unused", {f"{K}.lora_A.weight": grid((4, 64), 1)}, {}),
     ("adapter.tensor-unused", {f"{Q}.lora_A.other.weight": grid((4, 64), 1)}, {}),
     ("adapter.tensor-unused", {f"{Q}.lora_B.bias": grid((64,), 1)}, {}),
+    ("adapter.target-unknown", {f"{Q}.lora_B.bias": grid((64,), 1)}, {"lora_bias": True}),
+    ("adapter.feature-unsupported", {}, {"use_qalora": True}),
+    ("adapter.feature-unsupported", {}, {"use_something_new": True}),
+    ("adapter.feature-unsupported", {}, {"target_parameters": ["experts.down_proj"]}),
+    ("adapter.feature-unsupported", {}, {"trainable_token_indices": [1, 2]}),
+    ("adapter.feature-unsupported", {}, {"init_lora_weights": "olora"}),
+    ("adapter.type-unsupported", {}, {"peft_type": "LOKR"}),
+    ("adapter.type-unsupported", {}, {"peft_type": "ADALORA"}),
+    ("adapter.type-unsupported", {}, {"peft_type": "VERA"}),
+    ("adapter.feature-unsupported", {}, {"rank_pattern": {".*.*.*.*a": 8}}),
+    ("adapter.config-invalid", {}, {"rank_pattern": {"[z-a]": 8}}),
     ("adapter.tensor-unused", {"prompt_embeddings": grid((64,), 1)}, {}),
 ]
 
@@ -286,10 +300,11 @@ def test_adapter_without_weights(half: Path, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(RfctlError) as caught:
         make_plan(half, adapter=adapter)
-    assert (caught.value.id, caught.value.params["others"]) == (
-        "adapter.weights-missing",
-        "adapter_model.bin",
-    )
+    assert caught.value.id == "adapter.weights-pickled"
+    assert "adapter_model.bin" in caught.value.text("zh").next
+    (adapter / "adapter_model.bin").unlink()
+    with pytest.raises(RfctlError, match=r"adapter\.weights-missing"):
+        make_plan(half, adapter=adapter)
 
 
 def test_directory_that_is_no_adapter(half: Path, tmp_path: Path) -> None:

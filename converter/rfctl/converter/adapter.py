@@ -1,6 +1,6 @@
 """A LoRA adapter in PEFT's layout, merged into the tensors of its base model while they are read.
 
-Layout: adapter_config.json and adapter_model.safetensors as peft 0.17 `save_pretrained` writes them. What
+Layout: adapter_config.json and adapter_model.safetensors as peft 0.17.1 `save_pretrained` writes them. What
 changes the result and is not handled is refused by name, and so is every tensor that would be left over.
 """
 
@@ -15,14 +15,16 @@ from typing import Any
 from rfctl.converter.adapter_config import AdapterConfig, read_adapter_config
 from rfctl.converter.expression import Expression, Slice
 from rfctl.converter.header import SourceTensor, read_header
-from rfctl.converter.low_rank import MERGEABLE, LowRank, Replaced
+from rfctl.converter.low_rank import MERGEABLE, Added, LowRank, Replaced
 from rfctl.converter.source import ModelSource, read_json
+from rfctl.converter.source_pickled import find_pickled, refuse_adapter
 from rfctl.core.error import RfctlError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
+_BIAS = re.compile(r"(.+)\.lora_B(?:\.[^.]+)?\.bias")
 _EMBEDDING = re.compile(r"(.+)\.lora_embedding_([AB])(?:\.[^.]+)?")
 _SAVED = re.compile(r"(.+?)(?:\.base_layer|\.modules_to_save(?:\.[^.]+)?)?\.(weight|bias)")
 
@@ -34,6 +36,7 @@ class _Target:
     saved: SourceTensor | None = None
     pair: dict[str, SourceTensor] = field(default_factory=dict)
     is_embedding: bool = False
+    bias: SourceTensor | None = None
 
 
 def find_base(path: Path) -> tuple[Path, Path | None]:
@@ -60,7 +63,7 @@ def merge_adapter(source: ModelSource, adapter: Path) -> ModelSource:
         method = quantized.get("quant_method", quantized.get("quant_algo", "?"))
         raise RfctlError("adapter.base-quantized", path=source.path, method=str(method)[:80])
     config = read_adapter_config(adapter)
-    targets = _group(_read_tensors(adapter))
+    targets = _group(_read_tensors(adapter), config)
     unknown = sorted(set(targets) - set(source.tensors))
     if "lm_head.weight" in unknown or _unties(source, targets, config):
         raise RfctlError("adapter.tied-head", path=adapter)
@@ -99,8 +102,9 @@ def _read_tensors(adapter: Path) -> Sequence[SourceTensor]:
     path = adapter / WEIGHTS
     tensors = read_header(path) if path.is_file() else []
     if not tensors:
-        others = ", ".join(sorted(file.name for file in adapter.glob("*.bin"))) or "-"
-        raise RfctlError("adapter.weights-missing", path=adapter, file=WEIGHTS, others=others)
+        if not path.is_file() and (pickled := find_pickled(adapter)):
+            raise refuse_adapter(adapter, pickled, WEIGHTS)
+        raise RfctlError("adapter.weights-missing", path=adapter, file=WEIGHTS)
     for tensor in tensors:
         if "lora_magnitude_vector" in tensor.name:
             raise RfctlError("adapter.dora", path=adapter)
@@ -109,7 +113,7 @@ def _read_tensors(adapter: Path) -> Sequence[SourceTensor]:
     return tensors
 
 
-def _group(tensors: Sequence[SourceTensor]) -> Mapping[str, _Target]:
+def _group(tensors: Sequence[SourceTensor], config: AdapterConfig) -> Mapping[str, _Target]:
     """Name of the base's tensor -> what the adapter has for it."""
     targets: dict[str, _Target] = {}
     leftover = []
@@ -122,6 +126,11 @@ def _group(tensors: Sequence[SourceTensor]) -> Mapping[str, _Target]:
                 leftover.append(tensor.name)
             target.pair[found[2]] = tensor
             target.is_embedding = is_embedding
+        elif found := _BIAS.fullmatch(name):
+            target = targets.setdefault(f"{found[1]}.bias", _Target())
+            if target.bias is not None or not config.has_bias:
+                leftover.append(tensor.name)
+            target.bias = tensor
         elif "lora_" not in name and (found := _SAVED.fullmatch(name)):
             target = targets.setdefault(f"{found[1]}.{found[2]}", _Target())
             if target.saved is not None:
@@ -144,11 +153,16 @@ def _change(base: SourceTensor, target: _Target, config: AdapterConfig) -> Expre
     if target.saved is not None:
         _demand_shape(target.saved, base.shape, base.name)
         result = Replaced(Slice(target.saved), base.dtype)
+    if target.bias is not None:
+        _demand_shape(target.bias, base.shape, base.name)
+        result = Added(result, Slice(target.bias), config.scale(base.name.removesuffix(".bias")))
     if not target.pair:
         return result
     a, b = target.pair["A"], target.pair["B"]
     module = base.name.removesuffix(".weight")
     rank = config.rank(module)
+    if len(base.shape) > 2:
+        raise RfctlError("adapter.convolution", tensor=base.name, found=list(base.shape))
     if len(a.shape) != 2 or len(b.shape) != 2 or len(base.shape) != 2:
         raise RfctlError("adapter.shape-mismatch", tensor=a.name, found=list(a.shape), wanted="2 dimensions")
     if not a.shape[0] == b.shape[1] == rank:
@@ -161,7 +175,8 @@ def _change(base: SourceTensor, target: _Target, config: AdapterConfig) -> Expre
     inputs, outputs = (rows, columns) if transposed else (columns, rows)
     _demand_shape(a, (rank, inputs), base.name)
     _demand_shape(b, (outputs, rank), base.name)
-    return LowRank(result, Slice(a), Slice(b), config.scale(module), transposed)
+    scale = config.scale(module)
+    return LowRank(result, Slice(a), Slice(b), scale, transposed, rounded=target.is_embedding)
 
 
 def _demand_shape(tensor: SourceTensor, wanted: tuple[int, ...], base: str) -> None:

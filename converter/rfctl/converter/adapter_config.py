@@ -1,6 +1,7 @@
 """adapter_config.json of a LoRA adapter: rank and scale of every module, and what is refused.
 
-Rules: peft 0.17, `tuners/lora/config.py`, `tuners/lora/layer.py` and `utils/other.py` (get_pattern_key).
+Rules: peft 0.17.1, `tuners/lora/config.py`, `tuners/lora/model.py`, `tuners/lora/layer.py` and
+`utils/other.py` (get_pattern_key).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from rfctl.core.error import RfctlError
 CONFIG = "adapter_config.json"
 # Settings that change what a merge gives, and that are not handled.
 _UNSUPPORTED = (
-    "lora_bias",
     "target_parameters",
     "layer_replication",
     "trainable_token_indices",
@@ -30,7 +31,14 @@ _UNSUPPORTED = (
 )
 # The other ways to begin (PiSSA, OLoRA, CorDA, LoftQ) change the base weights as well.
 _INITIAL = ("gaussian", "eva", "orthogonal")
-_LITERAL = re.compile(r"\^?[A-Za-z0-9_.\-]+")
+# Settings with a `use_` that do not change it, or that are read below.
+_HARMLESS = ("use_rslora", "use_dora", "use_cache", "use_effective_conv2d")
+# Regular expressions that cannot run for long: characters, classes, alternatives, no repeated groups, and few
+# repetitions. A hostile file must not keep us busy; PEFT takes any expression.
+_ATOM = r"(?:[A-Za-z0-9_\-]|\\[.\-_dw]|\.|\[\^?[A-Za-z0-9_.\-]+\])(?:[*+?]|\{\d{1,2}(?:,\d{1,2})?\})?"
+_GROUP = rf"\((?:\?:)?(?:{_ATOM})*(?:\|(?:{_ATOM})*)*\)\??"
+_PATTERN = re.compile(rf"\^?(?:{_ATOM}|{_GROUP}|\|)+\$?")
+_MOST_REPEATS, _MOST_CHARACTERS, _MOST_PATTERNS = 3, 200, 5000
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,12 @@ class AdapterConfig:
     """What a merge needs to know.
 
     r, alpha         of modules that no pattern names
-    rank_pattern     name or end of a module's name -> rank
+    rank_pattern     regular expression for a module's name or its end behind a dot -> rank; the first counts
     alpha_pattern    the same -> alpha
     is_rank_stabilized   scale is alpha / sqrt(rank), not alpha / rank
     fan_in_fan_out   weights of Conv1D layers are stored inputs first
     saved_modules    names or ends of names of modules that were trained whole
+    has_bias         B has a bias, which goes to the module's own
     """
 
     r: int
@@ -52,6 +61,7 @@ class AdapterConfig:
     is_rank_stabilized: bool
     fan_in_fan_out: bool
     saved_modules: tuple[str, ...]
+    has_bias: bool = False
 
     def saves(self, module: str) -> bool:
         """Was a copy of the module called `module` trained whole?"""
@@ -87,6 +97,9 @@ def read_adapter_config(adapter: Path) -> AdapterConfig:
     for key in _UNSUPPORTED:
         if config.get(key):
             raise RfctlError("adapter.feature-unsupported", key=key, value=str(config[key])[:80])
+    for key, value in config.items():
+        if key.startswith("use_") and key not in _HARMLESS and value:
+            raise RfctlError("adapter.feature-unsupported", key=key[:80], value=str(value)[:80])
     initial = config.get("init_lora_weights")
     if isinstance(initial, str) and initial.lower() not in _INITIAL:
         raise RfctlError("adapter.feature-unsupported", key="init_lora_weights", value=initial[:80])
@@ -105,27 +118,36 @@ def read_adapter_config(adapter: Path) -> AdapterConfig:
         is_rank_stabilized=bool(config.get("use_rslora")),
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),
         saved_modules=tuple(saved),
+        has_bias=bool(config.get("lora_bias")),
     )
 
 
 def _look_up(pattern: Mapping[str, float], module: str, default: float) -> float:
     for key, value in pattern.items():
-        if key.startswith("^"):
-            if module == key[1:]:
-                return value
-        elif module == key or module.endswith(f".{key}"):
+        if _compile(key).match(module):
             return value
     return default
+
+
+@cache
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _read_pattern(config: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
     pattern = config.get(key) or {}
     if not isinstance(pattern, dict):
         raise _invalid(key, pattern)
+    if len(pattern) > _MOST_PATTERNS:
+        raise _invalid(key, f"{len(pattern)} entries")
     for name in pattern:
-        # PEFT takes regular expressions; one from a stranger's file may run forever.
-        if not _LITERAL.fullmatch(name):
+        repeats = sum(name.count(sign) for sign in "*+{")
+        if len(name) > _MOST_CHARACTERS or repeats > _MOST_REPEATS or not _PATTERN.fullmatch(name):
             raise RfctlError("adapter.feature-unsupported", key=key, value=name[:80])
+        try:
+            _compile(name)
+        except re.error as error:
+            raise _invalid(key, name) from error
     return list(pattern.items())
 
 

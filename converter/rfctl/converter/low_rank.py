@@ -1,7 +1,7 @@
 """Tensors that an adapter changes: rows of the base plus a product of two thin matrices, or rows of the
 adapter in the base's type.
 
-The rule is the one of PEFT's `merge_and_unload` with float32 adapters, its default (peft 0.17,
+The rule for a layer is the one of PEFT's `merge_and_unload` with float32 adapters, its default (peft 0.17,
 `tuners/lora/layer.py`, get_delta_weight and merge): the product in float32, times the scale, added to the
 base in float32, rounded once to the type of the base. Only the order of the sums inside the product may
 differ.
@@ -34,6 +34,7 @@ class LowRank:
     source       W, rows x columns
     a, b         A (rank x inputs) and B (outputs x rank): W is outputs x inputs, or, `transposed`, inputs x
                  outputs (embeddings; weights stored fan-in first)
+    rounded      the product is rounded to the type of W before it is added, as PEFT does for embeddings
     """
 
     source: Expression
@@ -41,6 +42,7 @@ class LowRank:
     b: Slice
     scale: float
     transposed: bool = False
+    rounded: bool = False
 
     @property
     def sources(self) -> tuple[Expression, ...]:
@@ -73,9 +75,40 @@ class LowRank:
                 for column in range(0, right.shape[1], width):
                     delta = left[row - first : row - first + _TILE] @ right[:, column : column + width]
                     delta *= scale
+                    if self.rounded and self.dtype != "F32":
+                        delta = _to_float(self.dtype, _from_float(self.dtype, delta))
                     values[low - begin : high - begin, column : column + width] += delta[
                         low - row : high - row
                     ]
+        return _from_float(self.dtype, values)
+
+
+@dataclass(frozen=True)
+class Added:
+    """A vector plus `scale` times another one, rounded once to the type of the first."""
+
+    source: Expression
+    other: Slice
+    scale: float
+
+    @property
+    def sources(self) -> tuple[Expression, ...]:
+        return (self.other,)
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        values = _to_float(self.dtype, self.source.load(reader, begin, end))
+        with np.errstate(over="ignore", invalid="ignore"):
+            values += _to_float(self.other.dtype, self.other.load(reader, begin, end)) * np.float32(
+                self.scale
+            )
         return _from_float(self.dtype, values)
 
 
