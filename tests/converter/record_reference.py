@@ -38,6 +38,7 @@ def record(spec: dict[str, Any], folder: Path, options: argparse.Namespace) -> d
         direct = outtype if outtype in DIRECT else LOSSLESS[spec["dtype"]]
         script = Path(options.llama_cpp) / "convert_hf_to_gguf.py"
         command = [options.python, str(script), str(folder), "--outfile", str(target), "--outtype", direct]
+        command += spec.get("arguments", [])
         subprocess.run(command, check=True, capture_output=True, timeout=600)
         written = target
         if outtype not in DIRECT:

@@ -15,7 +15,8 @@ FOLDER = Path(__file__).parent / "data" / "family"
 
 def load_small(name: str) -> dict[str, Any]:
     """The spec `name`: directory, config, tokenizer (golden names), files, dtype, layers, tensors (name or
-    `{layer}` pattern -> shape), outtypes, for some unigram (pieces of a made-up vocabulary), and what the
+    `{layer}` pattern -> shape), outtypes, for some arguments (of the reference) or unigram (pieces of a
+    made-up vocabulary), and what the
     reference wrote: source, date, outputs.
     """
     spec: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))

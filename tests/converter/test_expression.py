@@ -22,9 +22,9 @@ from rfctl.converter.expression import (
     Shift,
     Slice,
     Stack,
-    Transpose,
 )
 from rfctl.converter.header import SourceTensor
+from rfctl.converter.transpose import Transpose
 
 SETTINGS = settings(max_examples=60, deadline=None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rfctl.converter.hparams import HParams, local_rope_theta, rope_parameters
-from rfctl.converter.pair import flag, real, text, uint
+from rfctl.converter.pair import flag, real, sints, text, uint
 from rfctl.converter.plan import KeyValue
 from rfctl.core.error import RfctlError
 
@@ -39,7 +39,7 @@ _SCORES = ("score_function", "scoring_func", "score_func", "moe_router_activatio
 def describe_text_model(prefix: str, block_count: int, hparams: HParams) -> Iterator[KeyValue]:
     """Pairs `prefix`.block_count up to the key length, `general.file_type` excluded.
 
-    Raises RfctlError `model.config-invalid`, `model.rope-unsupported`.
+    Raises RfctlError `model.config-invalid`.
     """
     yield uint(f"{prefix}.block_count", block_count)
     for key, *names in _COUNTS:
@@ -90,14 +90,24 @@ def _describe_rope(prefix: str, hparams: HParams) -> Iterator[KeyValue]:
                 yield real(f"{scaling}.{key}", check_number(names[0], value))
     elif kind in ("su", "longrope"):
         yield text(f"{scaling}.type", "longrope")
-    elif kind in ("dynamic", "mrope"):
-        raise RfctlError("model.rope-unsupported", kind=str(kind))
+    sections = rope.get("mrope_section")
+    if sections is not None:
+        yield sints(f"{prefix}.rope.dimension_sections", _pad_sections(sections))
     theta = rope.get("rope_theta")
     if theta is not None:
         yield real(f"{prefix}.rope.freq_base", check_number("rope_theta", theta))
     local = local_rope_theta(hparams)
     if local is not None:
         yield real(f"{prefix}.rope.freq_base_swa", check_number("rope_local_base_freq", local))
+
+
+def _pad_sections(sections: object) -> list[int]:
+    """Dimensions of time, height and width, and a fourth of nothing."""
+    if not isinstance(sections, list) or any(
+        type(part) is not int or not 0 <= part < 1 << 31 for part in sections
+    ):
+        raise RfctlError("model.config-invalid", key="mrope_section", value=str(sections)[:80])
+    return [*sections, 0, 0, 0, 0][:4] if len(sections) < 4 else sections[:4]
 
 
 def check_number(key: str, value: object) -> float:

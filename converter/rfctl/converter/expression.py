@@ -22,7 +22,6 @@ from rfctl.converter.header import SourceTensor
 from rfctl.converter.quantization.dtype import bf16_to_f32
 
 Rows = NDArray[Any]
-_BLOCK = 1 << 20  # weights of the source that a transposition holds at a time
 STORAGE: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -189,35 +188,6 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Transpose:
-    """A matrix with its dimensions swapped (GPT-2's Conv1D weights).
-
-    Every chunk of rows reads the whole source, a block of source rows at a time, and keeps the columns it
-    needs.
-    """
-
-    source: Expression
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        rows, columns = self.source.shape
-        return (columns, rows)
-
-    def load(self, reader: Reader, begin: int, end: int) -> Rows:
-        height, width = self.source.shape
-        step = max(1, _BLOCK // max(1, width))
-        blocks = [
-            self.source.load(reader, first, min(height, first + step))[:, begin:end].T
-            for first in range(0, height, step)
-        ]
-        return np.ascontiguousarray(np.concatenate(blocks, axis=1))
-
-
-@dataclass(frozen=True)
 class Shift:
     """Values plus a constant, in float32 (norms that are stored around zero)."""
 
@@ -240,14 +210,41 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class NegativeExponential:
+    """-exp(x) in float32 (decay rates that are stored as logarithms).
+
+    Correctly rounded. The reference's library is off by one unit in the last place in about one value of a
+    hundred, and in other values on other processors.
+    """
+
+    source: Expression
+
+    @property
+    def dtype(self) -> str:
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def load(self, reader: Reader, begin: int, end: int) -> Rows:
+        rows = self.source.load(reader, begin, end)
+        if self.source.dtype == "BF16":
+            rows = bf16_to_f32(rows)
+        with np.errstate(over="ignore"):
+            return -np.exp(rows.astype(np.float64)).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Blocks:
     """Blocks of `height` rows (elements of a vector) in another order: block i of the output is block
-    `order[i]` of the source (fused q, k, v; rows that are cut off).
+    `order[i]` of the source (fused q, k, v; rows that are cut off). Of columns instead with `columns`.
     """
 
     source: Expression
     height: int
     order: tuple[int, ...]
+    columns: bool = False
 
     @property
     def dtype(self) -> str:
@@ -255,12 +252,14 @@ class Blocks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.height * len(self.order), *self.source.shape[1:])
+        count = self.height * len(self.order)
+        return (*self.source.shape[:-1], count) if self.columns else (count, *self.source.shape[1:])
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
-        if len(self.source.shape) == 1:
+        if self.columns or len(self.source.shape) == 1:
             index = np.concatenate([np.arange(self.height) + block * self.height for block in self.order])
-            return self.source.load(reader, 0, 1)[:, index]
+            rows = self.source.load(reader, begin, end) if self.columns else self.source.load(reader, 0, 1)
+            return rows[:, index]
         pieces = []
         while begin < end:
             block, inside = divmod(begin, self.height)

@@ -25,6 +25,15 @@ from rfctl.converter.source import ModelSource
 from rfctl.core.error import RfctlError
 
 _SKIPPED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+# Parts of a model that see and hear, and what joins them to the language model: llama.cpp writes them to a
+# file of their own (`conversion/base.py` TextModel.filter_tensors).
+_OTHER_STARTS = ("mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.",
+                 "sound_projection.", "speech_embeddings.")  # fmt: skip
+_OTHER_PARTS = re.compile(
+    r"visual\.|vision[._]|audio[._]|talker\.|token2wav\.|code2wav\.|projector\.|pre_mm_projector_norm"
+    r"|image_newline|view_seperator|patch_embed|patch_merger\.|patch_merge_mlp\.|model\.connector\."
+)
+_LANGUAGE = "language_model."
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _SUFFIXES = (".weight", ".bias")
 
@@ -62,6 +71,7 @@ class Family:
     block_names       the same inside a layer, behind the number
     numbered          tensors with a number inside the layer that are stacked
     float_names       GGUF names that stay float32 whatever the outtype
+    encoded_dtypes    tensor types whose blocks a checkpoint may hold already; they are passed through
     block_required    GGUF names inside a layer, behind `blk.N.`, that llama.cpp cannot load the model without
     """
 
@@ -72,15 +82,22 @@ class Family:
     block_names: ClassVar[Mapping[str, str]]
     numbered: ClassVar[tuple[Numbered, ...]] = ()
     float_names: ClassVar[frozenset[str]] = frozenset()
+    encoded_dtypes: ClassVar[frozenset[str]] = frozenset()
     block_required: ClassVar[tuple[str, ...]]
 
     def adapt_name(self, name: str) -> str | None:
         """The name to look up, None for a tensor that is left out."""
-        return None if name.endswith(_SKIPPED) else name
+        if name.endswith(_SKIPPED) or name.startswith(_OTHER_STARTS) or _OTHER_PARTS.search(name):
+            return None
+        return name.replace(_LANGUAGE, "")
 
     def leaves_out(self, name: str, hparams: HParams) -> bool:
         """Is the adapted tensor `name` left out because of the configuration?"""
         return False
+
+    def place(self, name: str, hparams: HParams) -> str:
+        """The adapted name where the configuration decides which layer it belongs to."""
+        return name
 
     def map_name(self, name: str, block_count: int) -> str | None:
         """GGUF name of the adapted tensor `name`, None when no table has it."""
@@ -175,6 +192,10 @@ class Family:
 
     def prepare(self, source: ModelSource, hparams: HParams) -> HParams:
         """The hyperparameters with what other files of the model say."""
+        return hparams
+
+    def observe(self, hparams: HParams, names: Iterable[str]) -> HParams:
+        """The hyperparameters with what the names of the source tensors say."""
         return hparams
 
     def demand(self, hparams: HParams) -> None:

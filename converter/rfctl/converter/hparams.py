@@ -20,6 +20,10 @@ _FILLED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "num_key_value_heads": lambda config: config["num_attention_heads"],
     "head_dim": lambda config: config["hidden_size"] // config["num_attention_heads"],
 }
+_LETTERS = {"f": "full_attention", "s": "sliding_attention", "c": "chunked_attention",
+            "l": "linear_attention", "v": "conv"}  # fmt: skip
+# Where the language model's part stands; a later name wins.
+_INNER = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
 _ROPE = (
     ("rope_theta", "global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta",
      "rotary_emb_base"),
@@ -46,13 +50,45 @@ class HParams(dict[str, Any]):
 
 
 def fill_defaults(config: Mapping[str, Any]) -> HParams:
-    """`config` (config.json) over the defaults of its `model_type`; unchanged when the type is not known."""
+    """`config` (config.json) over the defaults of its `model_type`; unchanged when the type is not known.
+
+    What a model of several parts says about its language model (`text_config` or another spelling of it)
+    goes over the rest (`conversion/base.py` load_hparams and TextModel, b11434).
+    """
+    merged = _fill_type(config.get("model_type"), config)
+    filled = HParams(config) if merged is None else _fill_parts(config, merged)
+    inner = next((filled[key] for key in reversed(_INNER) if isinstance(filled.get(key), dict)), None)
+    return filled if inner is None else HParams({**filled, **inner})
+
+
+def inner_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What config.json says about the language model inside a model of several parts; empty for others."""
+    found = next((config[key] for key in reversed(_INNER) if isinstance(config.get(key), dict)), None)
+    return found if found is not None else {}
+
+
+def _fill_parts(config: Mapping[str, Any], merged: HParams) -> HParams:
+    """`merged` with the defaults of the configurations inside it; `config` when one of them is not known."""
+    for key, part in _read_table()["types"][config["model_type"]].get("nested", {}).items():
+        given = config.get(key)
+        if not isinstance(given, dict):
+            # Older files have everything at the outer level.
+            given = {name: value for name, value in config.items() if name != key} if part["flat"] else {}
+        kind = given.get("model_type", part["type"]) if part["open"] else part["type"]
+        inner = _fill_type(kind, given)
+        if inner is None and key in _INNER:
+            return HParams(config)
+        merged[key] = given if inner is None else dict(inner)
+    return merged
+
+
+def _fill_type(kind: Any, config: Mapping[str, Any]) -> HParams | None:
+    """`config` over the defaults of the type `kind`, None when the type is not known."""
     table = _read_table()
-    kind = config.get("model_type")
     entry = table["types"].get(kind) if isinstance(kind, str) else None
     if entry is None:
-        return HParams(config)
-    defaults = dict(entry["defaults"])
+        return None
+    defaults = {key: _read_default(value) for key, value in entry["defaults"].items()}
     computed = set(entry.get("null_is_filled", ()))
     for trigger, keys in entry.get("changes_with", {}).items():
         if trigger in config:
@@ -69,6 +105,13 @@ def fill_defaults(config: Mapping[str, Any]) -> HParams:
             except (KeyError, TypeError, ZeroDivisionError) as error:
                 raise RfctlError("model.config-invalid", key=key, value="null") from error
     return merged
+
+
+def _read_default(value: Any) -> Any:
+    """A default as the configuration has it; kinds of layers are written as letters."""
+    if isinstance(value, dict) and set(value) == {"letters"}:
+        return [_LETTERS[letter] for letter in value["letters"]]
+    return value
 
 
 def rope_parameters(hparams: HParams) -> dict[str, Any]:

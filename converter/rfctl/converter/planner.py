@@ -54,7 +54,7 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
     hparams = fill_defaults(source.config)
     family.demand(hparams)
     _refuse_quantized(source)
-    hparams = family.prepare(source, hparams)
+    hparams = family.prepare(source, family.observe(hparams, source.tensors))
     named = _name_tensors(source, family, hparams)
     _check_tensors(family, hparams, named)
     wanted = _choose_outtype(outtype, named)
@@ -113,6 +113,7 @@ def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list
         adapted = family.adapt_name(tensor.name)
         if adapted is None or family.leaves_out(adapted, hparams):
             continue
+        adapted = family.place(adapted, hparams)
         mapped = family.map_name(adapted, blocks)
         if mapped is None:
             unmapped.append(tensor.name)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.converter.header import SourceTensor, read_header
+from rfctl.converter.hparams import inner_config
+from rfctl.converter.source_pickled import ENDINGS, find_pickled, refuse_model
 from rfctl.core.error import RfctlError
 
 INDEX = "model.safetensors.index.json"
@@ -54,8 +56,10 @@ class ModelSource:
 
     @property
     def architecture(self) -> str:
-        """The first entry of `architectures`; raises RfctlError `model.architecture-missing`."""
-        names = self.config.get("architectures")
+        """The first entry of `architectures`, of the language model's part when that names one (`conversion/
+        base.py` get_model_architecture, b11434); raises RfctlError `model.architecture-missing`.
+        """
+        names = inner_config(self.config).get("architectures") or self.config.get("architectures")
         if not isinstance(names, list) or not names or not isinstance(names[0], str):
             raise RfctlError("model.architecture-missing", path=self.path)
         return names[0]
@@ -74,6 +78,8 @@ def open_source(path: Path) -> ModelSource:
 def read_config(path: Path) -> Mapping[str, Any]:
     """config.json of the directory `path`. Raises RfctlError `model.not-found`, `model.adapter-only`,
     `model.config-missing` or `model.json-malformed`."""
+    if path.is_file() and path.suffix.lower() in ENDINGS:
+        raise refuse_model(path.parent, [path.name])
     if not path.is_dir():
         raise RfctlError("model.not-found", path=path)
     config = read_json(path / "config.json", MAX_CONFIG_BYTES)
@@ -118,11 +124,13 @@ def read_index(path: Path) -> Mapping[str, str] | None:
 def read_tensors(path: Path) -> Mapping[str, SourceTensor]:
     """The tensors of the directory `path`, checked against its index.
 
-    Raises RfctlError `model.weights-missing`, `model.shard-missing`, `model.tensor-duplicate`,
-    `model.index-stale`, and those of `read_header`.
+    Raises RfctlError `model.weights-missing`, `model.weights-pickled`, `model.shard-missing`,
+    `model.tensor-duplicate`, `model.index-stale`, and those of `read_header`.
     """
     shards = list_shards(path)
     if not shards:
+        if pickled := find_pickled(path):
+            raise refuse_model(path, pickled)
         others = ", ".join(sorted(_other_weights(path))) or "-"
         raise RfctlError("model.weights-missing", path=path, others=others)
     tensors: dict[str, SourceTensor] = {}

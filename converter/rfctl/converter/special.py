@@ -64,8 +64,11 @@ def list_special_pairs(
         _read_processors(state, tokenizer)
     if has_config:
         _read_config(state, tokenizer, token_count)
+    inner = source.config.get("text_config")
+    inner = inner if isinstance(inner, dict) else {}
     for kind in state.kinds:
-        _set_id(state, kind, source.config.get(f"{kind}_token_id"), token_count)
+        id = source.config.get(f"{kind}_token_id")
+        _set_id(state, kind, inner.get(f"{kind}_token_id") if id is None else id, token_count)
     for kind, id in extra:
         _set_id(state, kind, id, token_count)
     pairs = [texts("tokenizer.ggml.merges", merges)] if merges else []

@@ -33,6 +33,14 @@ DECODER_REQUIRED = ("token_embd.weight", "output_norm.weight")
 DECODER_BLOCK_REQUIRED = tuple(f"{name}.weight" for name in DECODER_BLOCK.values())
 
 
+_BARE = ("embed_tokens.", "layers.", "norm.")
+
+
+def complete_name(name: str) -> str:
+    """The name of a tensor with the outer module that embedding models are saved without."""
+    return f"model.{name}" if name.startswith(_BARE) else name
+
+
 def require_output(hparams: HParams) -> tuple[str, ...]:
     """What stands outside the layers; an output matrix of its own unless the configuration ties it to the
     embedding.

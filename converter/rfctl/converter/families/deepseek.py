@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from rfctl.converter.description import check_number
-from rfctl.converter.expression import Expression, RowRange, Slice, Stack, Transpose
+from rfctl.converter.expression import Expression, RowRange, Slice, Stack
 from rfctl.converter.families.common import DECODER_BLOCK, DECODER_NAMES, describe_bpe, require_output
 from rfctl.converter.family import Family, Numbered
 from rfctl.converter.header import SourceTensor
@@ -20,6 +20,7 @@ from rfctl.converter.hparams import HParams, rope_parameters
 from rfctl.converter.pair import flag, real, uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
+from rfctl.converter.transpose import Transpose
 from rfctl.core.error import RfctlError
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,6})\.")

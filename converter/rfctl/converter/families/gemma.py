@@ -88,7 +88,7 @@ class Gemma(Family):
 class Gemma2(Gemma):
     """Gemma 2."""
 
-    hf_architectures = ("Gemma2ForCausalLM",)
+    hf_architectures: ClassVar[tuple[str, ...]] = ("Gemma2ForCausalLM",)
     architecture = "gemma2"
     block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK | _NORMS
     block_required = tuple(f"{name}.weight" for name in block_names.values())
@@ -106,7 +106,7 @@ class Gemma2(Gemma):
 class Gemma3(Gemma2):
     """Gemma 3, the text models."""
 
-    hf_architectures = ("Gemma3ForCausalLM",)
+    hf_architectures = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
     architecture = "gemma3"
     block_names: ClassVar[Mapping[str, str]] = {
         **Gemma2.block_names,

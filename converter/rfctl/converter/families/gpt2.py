@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from rfctl.converter.description import check_number
-from rfctl.converter.expression import Expression, Slice, Transpose
+from rfctl.converter.expression import Expression, Slice
 from rfctl.converter.families.common import describe_bpe
 from rfctl.converter.family import Family
 from rfctl.converter.header import SourceTensor
@@ -18,6 +18,7 @@ from rfctl.converter.hparams import HParams
 from rfctl.converter.pair import real, uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
+from rfctl.converter.transpose import Transpose
 from rfctl.core.error import RfctlError
 
 _CONV1D = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")

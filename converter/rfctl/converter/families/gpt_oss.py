@@ -1,7 +1,8 @@
-"""gpt-oss with its experts as floats, as it is saved after fine-tuning.
+"""gpt-oss, with its experts as MXFP4 blocks, as it was published, or as floats, as it is saved after
+fine-tuning.
 
 Source: `conversion/gpt_oss.py` GptOssModel of llama.cpp b11434. Gate and up rows are interleaved in one
-tensor of all experts, stored with inputs first.
+tensor of all experts; floats are stored with inputs first, blocks with outputs first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from rfctl.converter.expression import Every, Expression, Reshape, RowRange, Slice, Stack, Transpose
+from rfctl.converter.expression import Every, Expression, Reshape, Slice, Stack
 from rfctl.converter.families.common import DECODER_NAMES, DECODER_REQUIRED, describe_bpe
 from rfctl.converter.family import Family
 from rfctl.converter.header import SourceTensor
@@ -17,6 +18,7 @@ from rfctl.converter.hparams import HParams
 from rfctl.converter.pair import uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
+from rfctl.converter.transpose import transpose_each
 from rfctl.core.error import RfctlError
 
 _GATE_UP = "ffn_gate_up_exps"
@@ -29,6 +31,7 @@ class GptOss(Family):
     hf_architectures = ("GptOssForCausalLM",)
     architecture = "gpt-oss"
     block_prefix = "model.layers."
+    encoded_dtypes = frozenset({"MXFP4"})
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
         "input_layernorm": "attn_norm",
@@ -73,14 +76,32 @@ class GptOss(Family):
                 found=list(tensor.shape),
                 wanted=f"{wanted} dimensions",
             )
+        if tensor.dtype in self.encoded_dtypes:
+            yield from self._separate(name, tensor)
+            return
         if not is_pair:
-            yield name, Stack(tuple(_turn(tensor))) if name.endswith(_STACKS) else Slice(tensor)
+            yield name, Stack(tuple(transpose_each(tensor))) if name.endswith(_STACKS) else Slice(tensor)
             return
         for start, part in enumerate(self.produce(name)):
             if name.endswith(_STACKS):
-                yield part, Stack(tuple(Every(expert, start) for expert in _turn(tensor)))
+                yield part, Stack(tuple(Every(expert, start) for expert in transpose_each(tensor)))
             else:
                 yield part, Every(Slice(tensor), start, columns=True)
+
+    def _separate(self, name: str, tensor: SourceTensor) -> Iterator[tuple[str, Expression]]:
+        """Gate and up of experts in blocks, which are rows of their own already."""
+        parts = self.produce(name)
+        if len(parts) == 1:
+            yield name, Slice(tensor)
+            return
+        experts, rows, columns = tensor.shape
+        if rows % 2:
+            raise RfctlError(
+                "model.tensor-shape", tensor=tensor.name, found=list(tensor.shape), wanted="n x 2 m x k"
+            )
+        for start, part in enumerate(parts):
+            flat = Reshape(Slice(tensor), (experts * rows, columns))
+            yield part, Reshape(Every(flat, start), (experts, rows // 2, columns))
 
     def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
         return [
@@ -91,13 +112,6 @@ class GptOss(Family):
 
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
         return describe_bpe(source, hparams)
-
-
-def _turn(tensor: SourceTensor) -> Iterator[Expression]:
-    """The experts of a tensor, each transposed."""
-    count, rows, columns = tensor.shape
-    for number in range(count):
-        yield Transpose(Reshape(RowRange(Slice(tensor), number, number + 1), (rows, columns)))
 
 
 FAMILIES = (GptOss(),)

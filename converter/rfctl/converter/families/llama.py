@@ -17,6 +17,7 @@ from rfctl.converter.families.common import (
     DECODER_BLOCK,
     DECODER_BLOCK_REQUIRED,
     DECODER_NAMES,
+    complete_name,
     decoder_shapes,
     head_size,
     require_output,
@@ -54,12 +55,17 @@ class Llama(Family):
         "LlamaForCausalLM",
         "LLaMAForCausalLM",
         "MistralForCausalLM",
+        "LlamaModel",
+        "IQuestCoderForCausalLM",
     )
     architecture: ClassVar[str] = "llama"
     block_prefix = "model.layers."
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK
     block_required: ClassVar[tuple[str, ...]] = DECODER_BLOCK_REQUIRED
+
+    def adapt_name(self, name: str) -> str | None:
+        return super().adapt_name(complete_name(name))
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
         return require_output(hparams)

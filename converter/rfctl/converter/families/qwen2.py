@@ -13,6 +13,7 @@ from rfctl.converter.families.common import (
     DECODER_BLOCK,
     DECODER_BLOCK_REQUIRED,
     DECODER_NAMES,
+    complete_name,
     decoder_shapes,
     describe_bpe,
     describe_sentencepiece,
@@ -43,7 +44,7 @@ EXPERTS = Numbered(
 class Qwen2(Family):
     """Qwen2 and Qwen2.5."""
 
-    hf_architectures: ClassVar[tuple[str, ...]] = ("Qwen2ForCausalLM",)
+    hf_architectures: ClassVar[tuple[str, ...]] = ("Qwen2ForCausalLM", "Qwen2Model")
     architecture: ClassVar[str] = "qwen2"
     block_prefix = "model.layers."
     has_pooling: ClassVar[bool] = True  # an embedding model when there is a pooling module
@@ -55,6 +56,9 @@ class Qwen2(Family):
         "attn_k.bias",
         "attn_v.bias",
     )
+
+    def adapt_name(self, name: str) -> str | None:
+        return super().adapt_name(complete_name(name))
 
     def require(self, hparams: HParams) -> tuple[str, ...]:
         return require_output(hparams)
@@ -78,10 +82,10 @@ class Qwen2(Family):
 class Qwen2Moe(Qwen2):
     """Qwen1.5-MoE and Qwen2-MoE."""
 
-    hf_architectures = ("Qwen2MoeForCausalLM",)
+    hf_architectures: ClassVar[tuple[str, ...]] = ("Qwen2MoeForCausalLM",)
     architecture = "qwen2moe"
     has_pooling = False
-    numbered = (EXPERTS,)
+    numbered: ClassVar[tuple[Numbered, ...]] = (EXPERTS,)
     block_names: ClassVar[Mapping[str, str]] = {
         **MOE_BLOCK,
         "mlp.shared_expert.gate_proj": "ffn_gate_shexp",

@@ -32,21 +32,16 @@ _CLASSIFIER = "cls.output.weight"
 _DATA = Path(__file__).parent.parent / "data" / "rerank.json"
 _RANK = 4  # llama.cpp include/llama.h, llama_pooling_type
 _RANKS = "rfctl_rank_ids"  # where `prepare` leaves the ids of the two answers
-_BARE = ("embed_tokens.", "layers.", "norm.")
 _NORMS_REQUIRED = ("attn_q_norm.weight", "attn_k_norm.weight")
 
 
 class Qwen3(Qwen2):
     """Qwen3."""
 
-    hf_architectures = ("Qwen3ForCausalLM",)
+    hf_architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM", "Qwen3Model")
     architecture = "qwen3"
     block_names: ClassVar[Mapping[str, str]] = DECODER_BLOCK | _NORMS
     block_required = (*DECODER_BLOCK_REQUIRED, *_NORMS_REQUIRED)
-
-    def adapt_name(self, name: str) -> str | None:
-        # Embedding models are saved without the outer module.
-        return super().adapt_name(f"model.{name}" if name.startswith(_BARE) else name)
 
     def prepare(self, source: ModelSource, hparams: HParams) -> HParams:
         if not _is_reranker(source, hparams):
@@ -83,8 +78,8 @@ class Qwen3(Qwen2):
         rerank = _read_rerank()
         return [
             *pairs,
-            uint("qwen3.pooling_type", _RANK),
-            texts("qwen3.classifier.output_labels", rerank["labels"]),
+            uint(f"{self.architecture}.pooling_type", _RANK),
+            texts(f"{self.architecture}.classifier.output_labels", rerank["labels"]),
             text(f"tokenizer.chat_template.{rerank['name']}", rerank["template"]),
             texts("tokenizer.chat_templates", [rerank["name"]]),
         ]
@@ -108,7 +103,7 @@ def _read_rerank() -> dict[str, Any]:
 class Qwen3Moe(Qwen2):
     """Qwen3-MoE."""
 
-    hf_architectures = ("Qwen3MoeForCausalLM",)
+    hf_architectures: ClassVar[tuple[str, ...]] = ("Qwen3MoeForCausalLM",)
     architecture = "qwen3moe"
     has_pooling = False
     numbered = (EXPERTS,)
