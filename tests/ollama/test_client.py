@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,38 @@ def test_create_that_is_silent_ends_at_its_deadline_or_when_the_server_is_gone()
         with pytest.raises(RfctlError) as lost:
             create_model(client, {"model": "m"}, alive_seconds=0.5)
         assert lost.value.id == "ollama.server-error"
+
+
+def test_elapsed_time_is_told_while_create_is_silent() -> None:
+    seen: list[tuple[int | None, str]] = []
+
+    class Clock:
+        def __enter__(self) -> Clock:
+            return self
+
+        def __exit__(self, *details: object) -> None:
+            pass
+
+        def update(self, *, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+            seen.append((done, detail))
+
+    class Listener:
+        def stage(self, id: str, /, **params: object) -> Any:
+            assert (id, params["unit"]) == ("ollama.stage-create", "seconds")
+            return Clock()
+
+    def slow(request: Any) -> Response:
+        def wait() -> Any:
+            yield b'{"status":"parsing GGUF"}\n'
+            time.sleep(2.5)
+            yield b'{"status":"success"}\n'
+
+        return Response(200, wait(), "application/x-ndjson")
+
+    with HttpServer(slow) as server, OllamaClient(server.url) as client:
+        create_model(client, {"model": "m"}, Listener())  # type: ignore[arg-type]
+    assert (1, "parsing GGUF") in seen and (2, "parsing GGUF") in seen
+    assert seen[-1][1] == "success"
 
 
 def test_a_500_in_the_create_stream_is_the_error() -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,46 @@ def test_foreign_owners_and_read_only_folders_are_refused(tmp_path: Path) -> Non
         with pytest.raises(RefusedError) as caught:
             check_owner(Path("/"))
         assert caught.value.id == "direct.owner"
+
+
+@posix
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becoming another user needs root"
+)
+def test_what_another_user_may_do_in_a_store() -> None:
+    program = Path(__file__).with_name("store_child.py")
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "blobs").mkdir()
+
+        def ask() -> str:
+            arguments = [sys.executable, str(program), name, str(nobody)]
+            done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+            return done.stdout.strip()
+
+        assert ask() == "direct.owner"  # of root, as a systemd install is for a person
+        for path in (root, root / "blobs"):
+            os.chown(path, nobody, nobody)
+        assert ask() == ""
+        (root / "blobs").chmod(0o555)
+        assert ask() == "direct.read-only"
+
+
+def test_the_store_is_found_by_its_setting(rfctl: Callable[..., Any], tmp_path: Path, home: Path) -> None:
+    blobs = tmp_path / "models" / "blobs"
+    blobs.mkdir(parents=True)
+    stale = blobs / ("sha256-" + "a" * 64)
+    stale.write_bytes(b"x" * 10)
+    os.utime(stale, (1, 1))
+    env = {"OLLAMA_HOST": "http://127.0.0.1:9"}
+    for variable in ("RFCTL_OLLAMA_STORE", "OLLAMA_MODELS"):
+        found = rfctl("model", "gc", "--dry-run", "--json", env={**env, variable: str(tmp_path / "models")})
+        assert json.loads(found.out)["size"] == 10, found.err
+    (tmp_path / "rfctl.toml").write_text(f'ollama.store = "{(tmp_path / "models").as_posix()}"\n')
+    assert json.loads(rfctl("model", "gc", "--dry-run", "--json", env=env).out)["size"] == 10
+    assert stale.exists()
 
 
 def test_a_store_that_is_not_the_servers_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ollama_server import Keeper, Request, Response, answer, load_exchanges
 
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.gguf_header import GgufError, read_header
+from rfctl.core.progress import SILENT
 from rfctl.ollama.blob import Content
 from rfctl.ollama.candidate import read_candidate
 from rfctl.ollama.client import OllamaClient
@@ -58,6 +59,23 @@ def test_push_sends_explicit_settings_and_proves_the_prompt(tmp_path: Path) -> N
         "ollama.check-end",
     ]
     assert result.verdict is Verdict.PASSED
+
+
+def test_the_expected_disk_is_said_before_the_upload(tmp_path: Path) -> None:
+    notes: list[tuple[str, int]] = []
+    path = write_gguf(tmp_path / "tiny.gguf")
+    with keeper(path) as server, OllamaClient(server.url) as client:
+
+        class Listener(type(SILENT)):  # type: ignore[misc]
+            def note(self, id: str, /, **params: object) -> None:
+                uploads = [item for item in server.requests if item.method == "POST" and "blobs" in item.path]
+                notes.append((id, len(uploads)))
+
+        push(client, path, "tiny", verify=False, reporter=Listener())
+        assert notes == [("ollama.push-disk", 0)]
+        server.version = "0.9.2"  # takes the file as it is
+        push(client, path, "other", verify=False, reporter=Listener())
+        assert len(notes) == 1
 
 
 def test_the_same_push_is_recognised_by_content(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +14,13 @@ if TYPE_CHECKING:
 
 
 def configured_store(app: App, given: Path | None) -> Path | None:
-    """The folder of the store: --store, the embedded engine's own, OLLAMA_MODELS; None when none is named."""
+    """The folder of the store: --store, the embedded engine's own, the setting `ollama.store` (which
+    OLLAMA_MODELS is a name of); None when none is named."""
     if given is not None:
         return given
     if not app.settings.endpoints().ollama_url:
         return app.directories.engine / "models"
-    named = os.environ.get("OLLAMA_MODELS", "").strip()
+    named = app.settings.get("ollama.store")
     return Path(named).expanduser() if named else None
 
 

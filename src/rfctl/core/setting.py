@@ -33,6 +33,7 @@ KEYS: tuple[Key, ...] = (
     Key("language", ("RFCTL_LANG", "LC_ALL", "LC_MESSAGES", "LANG"), "en"),
     Key("profile", ("RFCTL_PROFILE",)),
     Key("ollama.url", ("RFCTL_OLLAMA_URL", "OLLAMA_HOST")),
+    Key("ollama.store", ("RFCTL_OLLAMA_STORE", "OLLAMA_MODELS")),
     Key("ragflow.url", ("RFCTL_RAGFLOW_URL", "RAGFLOW_BASE_URL")),
     Key("kb.default", ("RFCTL_KB",)),
     Key("chat.default", ("RFCTL_CHAT",)),

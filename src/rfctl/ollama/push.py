@@ -142,6 +142,10 @@ def push_file(
         return order.finish(known, source, content.size, uploaded=0, unchanged=True)
     if direct is not None:
         return order.register(direct, gguf, source, content.size)
+    if order.version.rewrites_files:
+        # llama-quantize writes the file anew, and the uploaded one stays until a restart.
+        size = f"{content.size / 1e9:.2f}"
+        reporter.note("ollama.push-disk", need=f"{2 * content.size / 1e9:.2f}", size=size)
     uploaded = upload_blob(client, content, source, reporter)
     return order.create(gguf.name, source, content.size, uploaded)
 
