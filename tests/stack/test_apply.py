@@ -1,0 +1,199 @@
+"""`rfctl apply` from the embedded engine to a second engine: whole, again, the rest, and what fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import write_chat_model, write_embedding_model
+
+from rfctl.core.error import RfctlError
+from rfctl.engine import daemon
+from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.manifest import MEDIA_MODEL
+from rfctl.ollama.name import parse_name
+from rfctl.ollama.store import ModelStore
+from rfctl.ragflow_client.connection import connect
+from rfctl.ragflow_client.dataset import read_options
+from rfctl.stack.apply import create_request
+
+Run = Callable[..., Any]
+DOCUMENTS = {
+    "pump.txt": "The pump is started with the green button. hello world fox word\n" * 20,
+    "阀门.md": "# 阀门\n\nhello world fox\n" * 20,
+    "notes (2).txt": "word fox hello\n" * 20,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The embedded engine with content, an empty second one, and `rfctl` that knows both."""
+
+    run: Run
+    home: Path
+    second: Path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first engine's data, made once; every test gets a copy."""
+    folder = tmp_path_factory.mktemp("apply")
+    write_chat_model(folder / "chat.gguf", context_length=8192)
+    write_embedding_model(folder / "embedding.gguf")
+    for name, content in DOCUMENTS.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def pair(rfctl: Run, environment: dict[str, str], folders: Path, tmp_path: Path) -> Iterator[Pair]:
+    home, second = Path(environment["RFCTL_HOME"]), tmp_path / "second"
+    template = folders / "home"
+
+    def run(*arguments: str, **options: Any) -> Any:
+        key = {"RAGFLOW_API_KEY": daemon.read_api_key(second)}
+        return rfctl(*arguments, env=key | options.pop("env", {}), **options)
+
+    other = daemon.start(second)
+    engine = home / "data" / "engine"
+    try:
+        if template.exists():
+            shutil.copytree(template, home)
+        else:
+            fill(run, folders)
+            daemon.stop(engine)
+            shutil.copytree(home, template)
+        added = run("profile", "add", "second", "--ollama", other.url, "--ragflow", other.url)
+        assert added.code == 0, added.err
+        yield Pair(run, home, second)
+    finally:
+        daemon.stop(engine)
+        daemon.stop(second)
+
+
+def fill(run: Run, folder: Path) -> None:
+    for words in (
+        ("model", "push", str(folder / "chat.gguf"), "chatty", "--no-verify", "--system", "Be brief."),
+        ("model", "push", str(folder / "embedding.gguf"), "embed", "--no-verify"),
+        ("kb", "create", "manuals", "--chunk-tokens", "64"),
+        ("kb", "upload", *(str(folder / name) for name in DOCUMENTS), "--kb", "manuals"),
+        ("chat", "create", "helper", "--kb", "manuals", "--top-n", "3"),
+    ):
+        done = run(*words, "--quiet")
+        assert done.code == 0, done.err + done.out
+
+
+def look(folder: Path) -> dict[str, Any]:
+    """What the engine of a folder holds, asked directly."""
+    url = daemon.start(folder).url
+    with OllamaClient(url) as ollama, connect(url, daemon.read_api_key(folder)) as ragflow:
+        cards = {entry.name: ollama.show(entry.name) for entry in ollama.models()}
+        return {
+            "models": {
+                name: (card.blob_digest, card.system, card.template, card.parameters, card.quantization)
+                for name, card in cards.items()
+            },
+            "datasets": {
+                one.name: (one.embedding_model, read_options(one), one.chunk_count)
+                for one in ragflow.datasets()
+            },
+            "documents": {
+                (one.name, document.name): (document.size, document.run, document.chunk_count)
+                for one in ragflow.datasets()
+                for document in ragflow.documents(one)
+            },
+            "chats": {
+                one.name: (one.model.partition("@")[0], one.dataset_names, ragflow.chat_options(one))
+                for one in ragflow.chats()
+            },
+        }
+
+
+def test_everything_is_rebuilt_once(pair: Pair) -> None:
+    planned = pair.run("apply", "-p", "second", "--dry-run", "--detailed-exitcode", "--json")
+    assert planned.code == 10, planned.err
+    items = json.loads(planned.out)["items"]
+    assert {(item["kind"], item["name"], item["action"]) for item in items} == {
+        ("model", "chatty:latest", "create"),
+        ("model", "embed:latest", "create"),
+        ("kb", "manuals", "create"),
+        *(("document", name, "create") for name in DOCUMENTS),
+        ("chat", "helper", "create"),
+    }
+    assert look(pair.second) == {"models": {}, "datasets": {}, "documents": {}, "chats": {}}
+
+    done = pair.run("apply", "-p", "second")
+    assert done.code == 0, done.err
+    assert "done: model chatty:latest" in done.out
+    assert "done: document manuals/阀门.md" in done.out
+    there = look(pair.second)
+    assert there == look(pair.home / "data" / "engine")
+    assert there["models"]["chatty:latest"][1] == "Be brief."
+    assert there["datasets"]["manuals"][1].chunk_tokens == 64
+    assert there["chats"]["helper"][2]["top_n"] == 3
+
+    again = pair.run("apply", "-p", "second", "--dry-run", "--detailed-exitcode")
+    assert (again.code, again.out) == (
+        0,
+        "embedded -> second: 0 to do, 7 there already, 0 left as they are\n",
+    )
+
+
+def test_the_rest_is_done_and_what_differs_is_left(pair: Pair, tmp_path: Path) -> None:
+    assert pair.run("apply", "-p", "second", "--only", "model", "--only", "kb", "--quiet").code == 0
+    changed = tmp_path / "pump.txt"
+    changed.write_text("another pump. hello world\n" * 9, encoding="utf-8")
+    assert pair.run("kb", "upload", str(changed), "--kb", "manuals", "-p", "second", "--quiet").code == 0
+    assert pair.run("kb", "upload", str(changed), "--name", "x", "--kb", "manuals", "-p", "second").code != 0
+
+    done = pair.run("apply", "-p", "second", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["done"] == 3
+    assert [item["name"] for item in report["items"] if item["action"] == "differs"] == ["pump.txt"]
+    documents = look(pair.second)["documents"]
+    assert documents["manuals", "pump.txt"][0] == changed.stat().st_size
+    assert {name for _, name in documents} == set(DOCUMENTS)
+    table = pair.run("apply", "-p", "second")
+    assert (table.code, "differs, left" in table.out) == (0, True)
+    assert "nothing is overwritten" in table.err
+
+
+def test_a_failure_of_one_does_not_stop_the_others(pair: Pair) -> None:
+    """The chat model's file is gone: the knowledge base is built, the assistant is not."""
+    store = ModelStore(pair.home / "data" / "engine" / "models")
+    model = store.read(parse_name("chatty"))
+    assert model is not None
+    layer = model.manifest.layer(MEDIA_MODEL)
+    assert layer is not None
+    store.blob_path(layer.digest).unlink()
+    with pytest.raises(RfctlError, match=r"apply\.model-broken"):
+        create_request(store, model)
+    done = pair.run("apply", "-p", "second", "--json")
+    assert done.code == 6
+    report = json.loads(done.out)
+    # The engine does not list a model without its file.
+    assert {one["item"]["name"] for one in report["failed"]} == {"helper"}
+    assert report["done"] == 5
+    assert "apply.partly-failed" in done.err
+
+
+def test_a_target_that_is_gone_is_said(pair: Pair) -> None:
+    key = daemon.read_api_key(pair.second)
+    daemon.stop(pair.second)
+    done = pair.run("apply", "-p", "second", env={"RAGFLOW_API_KEY": key})
+    assert done.code == 3
+
+
+def test_one_profile_is_not_two(rfctl: Run, environment: dict[str, str]) -> None:
+    done = rfctl("apply")
+    assert (done.code, done.err.splitlines()[0]) == (
+        2,
+        "error[apply.same]: Source and target are the same: embedded",
+    )
+    assert not (Path(environment["RFCTL_HOME"]) / "data" / "engine").exists()
