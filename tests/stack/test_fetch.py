@@ -113,7 +113,7 @@ def test_damage_is_seen_and_the_next_run_begins_anew(server: SshServer, remote: 
     (here / "model.gguf.partial").write_bytes(b"x" * 1000)
     sidecar = {"source": str(place), "name": about.name, "size": about.size, "modified": about.modified}
     (here / "model.gguf.partial.json").write_text(json.dumps(sidecar), encoding="utf-8")
-    with pytest.raises(RfctlError, match=r"fetch\.hash-differs"):
+    with pytest.raises(RfctlError, match=r"bring\.hash-differs"):
         fetch(place, here)
     assert names(here) == []
     assert fetch(place, here)[0].sha256 == SHA256
@@ -124,7 +124,7 @@ def test_another_file_of_that_name_stays(bring: Run, remote: Path, tmp_path: Pat
     here.mkdir()
     (here / "model.gguf").write_bytes(b"mine")
     done = bring(remote / "model.gguf", str(here))
-    assert (done.code, "error[fetch.other-file]" in done.err) == (2, True)
+    assert (done.code, "error[bring.other-file]" in done.err) == (2, True)
     assert (here / "model.gguf").read_bytes() == b"mine"
 
 
@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_before_the_first_byte(server: SshServer, tmp_path: 
     far.mkdir()
     with (far / "big.gguf").open("wb") as file:
         file.truncate(1 << 43)  # 8 TiB, sparse
-    with pytest.raises(RfctlError, match=r"fetch\.disk-full"):
+    with pytest.raises(RfctlError, match=r"bring\.disk-full"):
         fetch(source(server, far / "big.gguf"), tmp_path / "here")
     assert names(tmp_path / "here") == []
 
@@ -218,7 +218,7 @@ def test_two_at_once_do_not_write_one_file(server: SshServer, remote: Path, tmp_
 
     lock = FileLock(tmp_path / "here" / ".model.gguf.lock")
     assert lock.acquire()
-    with pytest.raises(UsageError, match=r"fetch\.busy"):
+    with pytest.raises(UsageError, match=r"bring\.busy"):
         fetch(source(server, remote / "model.gguf"), tmp_path / "here")
     lock.release()
 
@@ -226,10 +226,10 @@ def test_two_at_once_do_not_write_one_file(server: SshServer, remote: Path, tmp_
 def test_a_path_that_is_not_there(bring: Run, tmp_path: Path) -> None:
     done = bring(tmp_path / "nothing.gguf")
     assert done.code == 1
-    assert "error[fetch.refused]" in done.err
+    assert "error[bring.refused]" in done.err
     assert "No such file or directory" in done.err
     (tmp_path / "empty").mkdir()
-    assert "error[fetch.nothing]" in bring(tmp_path / "empty").err
+    assert "error[bring.nothing]" in bring(tmp_path / "empty").err
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_a_hostile_server_does_not_leave_the_folder(
     server: SshServer, hostile: Callable[[bytes], None], tmp_path: Path, name: bytes
 ) -> None:
     hostile(b"5\t1\t" + name + b"\0")
-    with pytest.raises(RfctlError, match=r"fetch\.name-refused"):
+    with pytest.raises(RfctlError, match=r"bring\.name-refused"):
         fetch(source(server, Path("/models")), tmp_path / "here")
     assert names(tmp_path) == []
 
@@ -266,7 +266,7 @@ def test_an_odd_answer_is_an_error_of_ours(
     server: SshServer, hostile: Callable[[bytes], None], tmp_path: Path, answer: bytes
 ) -> None:
     hostile(answer)
-    with pytest.raises(RfctlError, match=r"fetch\.(answer-odd|nothing|too-many)"):
+    with pytest.raises(RfctlError, match=r"bring\.(answer-odd|nothing|too-many)"):
         fetch(source(server, Path("/models")), tmp_path / "here")
 
 
@@ -284,7 +284,7 @@ def test_any_text_is_a_source_or_a_clear_error(text: str) -> None:
     try:
         found = parse_source(text)
     except UsageError as error:
-        assert error.id in ("fetch.source-invalid", "tunnel.host-invalid")
+        assert error.id in ("bring.source-invalid", "tunnel.host-invalid")
     else:
         assert not found.host.startswith("-")
         assert found.path

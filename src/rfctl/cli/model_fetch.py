@@ -28,13 +28,13 @@ def fetch(app: App, source: str, folder: Path, ssh_port: int | None, ssh_config:
     try:
         found = bring(place, folder, reporter=app.reporter())
     except KeyboardInterrupt:
-        app.out.note("fetch.resume")
+        app.out.note("bring.resume")
         raise
     except OSError as error:
-        raise RfctlError("fetch.unwritable", path=folder, detail=str(error)) from error
+        raise RfctlError("bring.unwritable", path=folder, detail=str(error)) from error
     app.out.report({"unchanged": not any(one.is_new for one in found), "source": source, "files": found})
     for one in found:
         size = human_bytes(one.size)
-        app.out.say("fetch.done" if one.is_new else "fetch.same", path=one.path, size=size, sha256=one.sha256)
+        app.out.say("bring.done" if one.is_new else "bring.same", path=one.path, size=size, sha256=one.sha256)
     first = found[-1].path if len(found) == 1 else folder / place.path.rpartition("/")[2]
-    app.out.note("fetch.next", path=first)
+    app.out.note("bring.next", path=first)

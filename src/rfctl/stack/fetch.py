@@ -41,20 +41,20 @@ class Fetched:
 def fetch(source: Source, folder: Path, *, reporter: Reporter = SILENT) -> list[Fetched]:
     """Bring the file, or every file of the directory, into `folder` (a directory becomes `folder`/its name).
 
-    Raises UsageError, AuthError, UnreachableError `fetch.broken` (the next call goes on from there),
-    RfctlError (`fetch.disk-full`, `fetch.hash-differs`, ...), OSError.
+    Raises UsageError, AuthError, UnreachableError `bring.broken` (the next call goes on from there),
+    RfctlError (`bring.disk-full`, `bring.hash-differs`, ...), OSError.
     """
     if shutil.which("ssh") is None:
         raise UsageError("tunnel.no-ssh")
-    with reporter.stage("fetch.listing", unit="seconds", host=source.host):
+    with reporter.stage("bring.listing", unit="seconds", host=source.host):
         files = list_remote(source)
     targets = [_target(source, one, folder) for one in files]
     if len(set(targets)) != len(targets):
-        raise RfctlError("fetch.name-refused", name=str(targets[0]), source=source)
+        raise RfctlError("bring.name-refused", name=str(targets[0]), source=source)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f".{targets[0].name}.lock")
     if not lock.acquire():
-        raise UsageError("fetch.busy", path=targets[0])
+        raise UsageError("bring.busy", path=targets[0])
     try:
         _require_space(files, targets, folder)
         hashes = Hashes(source, files)
@@ -73,7 +73,7 @@ def _target(source: Source, file: Remote, folder: Path) -> Path:
     parts = [base, *file.name.split("/")] if file.name else [base]
     for part in parts:
         if part in ("", ".", "..", "/") or _FORBIDDEN & set(part) or part.endswith((PARTIAL, SIDECAR)):
-            raise RfctlError("fetch.name-refused", name=file.name or base, source=source)
+            raise RfctlError("bring.name-refused", name=file.name or base, source=source)
     return folder.joinpath(*parts)
 
 
@@ -82,28 +82,28 @@ def _require_space(files: Sequence[Remote], targets: Sequence[Path], folder: Pat
     have = sum(_size(_partial(path)) for path in targets)
     free = shutil.disk_usage(folder).free
     if missing - have > free:
-        raise RfctlError("fetch.disk-full", path=folder, needed=missing - have, free=free)
+        raise RfctlError("bring.disk-full", path=folder, needed=missing - have, free=free)
 
 
 def _fetch_one(source: Source, file: Remote, path: Path, hashes: Hashes, reporter: Reporter) -> Fetched:
     if path.exists() and path.stat().st_size == file.size:
-        with reporter.stage("fetch.checking", total=file.size, name=path.name) as stage:
+        with reporter.stage("bring.checking", total=file.size, name=path.name) as stage:
             if (found := sha256_file(path, stage.advance)) == hashes.get(file):
                 return Fetched(path, file.size, found, is_new=False)
     if path.exists():
-        raise UsageError("fetch.other-file", path=path)
+        raise UsageError("bring.other-file", path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
     resumed = _resume_point(source, file, path)
-    with reporter.stage("fetch.bringing", total=file.size, name=path.name) as stage:
+    with reporter.stage("bring.bringing", total=file.size, name=path.name) as stage:
         stage.update(done=resumed)
         _transfer(source, file, path, stage)
     partial = _partial(path)
-    with reporter.stage("fetch.checking", total=file.size, name=path.name) as stage:
+    with reporter.stage("bring.checking", total=file.size, name=path.name) as stage:
         found = sha256_file(partial, stage.advance)
     if found != (expected := hashes.get(file)):
         partial.unlink()
         _sidecar(path).unlink(missing_ok=True)
-        raise RfctlError("fetch.hash-differs", path=path, found=found, expected=expected)
+        raise RfctlError("bring.hash-differs", path=path, found=found, expected=expected)
     os.replace(partial, path)
     sync_directory(path.parent)
     _sidecar(path).unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def _transfer(source: Source, file: Remote, path: Path, stage: Stage) -> None:
             failures += 1
             if failures >= ATTEMPTS:
                 raise UnreachableError(
-                    "fetch.broken", source=source, detail=detail, done=out.tell(), size=file.size
+                    "bring.broken", source=source, detail=detail, done=out.tell(), size=file.size
                 )
             time.sleep(delay)
             delay = min(delay * 2, 30.0)

@@ -59,7 +59,7 @@ def parse_source(text: str, *, ssh_port: int = 0, config: str = "") -> Source:
     host += "]" if colon == "]:" else ""
     path = path.removeprefix("~/").rstrip("/") or ("/" if path.startswith("/") else "")
     if not colon or not path or "\0" in path or "\n" in path:
-        raise UsageError("fetch.source-invalid", source=text)
+        raise UsageError("bring.source-invalid", source=text)
     return Source(check_host(host), path, ssh_port, config)
 
 
@@ -72,12 +72,12 @@ def list_remote(source: Source) -> list[Remote]:
         size, _, rest = record.decode("utf-8", errors="replace").partition("\t")
         modified, _, name = rest.partition("\t")
         if not size.isdigit():
-            raise RfctlError("fetch.answer-odd", source=source, detail=record[:80].decode(errors="replace"))
+            raise RfctlError("bring.answer-odd", source=source, detail=record[:80].decode(errors="replace"))
         files.append(Remote(name, int(size), modified))
     if not files:
-        raise RfctlError("fetch.nothing", source=source)
+        raise RfctlError("bring.nothing", source=source)
     if len(files) > MAX_FILES:
-        raise RfctlError("fetch.too-many", source=source, count=len(files), limit=MAX_FILES)
+        raise RfctlError("bring.too-many", source=source, count=len(files), limit=MAX_FILES)
     return sorted(files, key=lambda one: (one.size, one.name))
 
 
@@ -121,7 +121,7 @@ class Hashes:
         for one, answer in zip(files, answers, strict=False):
             digest = answer[:64].decode("ascii", errors="replace")
             if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-                raise RfctlError("fetch.answer-odd", source=self._source, detail=digest[:80])
+                raise RfctlError("bring.answer-odd", source=self._source, detail=digest[:80])
             self._known[one.name] = digest
 
 
@@ -159,11 +159,11 @@ def _capture(source: Source, remote: str, seconds: float) -> bytes:
         assert process.stdout is not None  # opened as a pipe
         data = process.stdout.read(MAX_LIST_BYTES + 1)
         if len(data) > MAX_LIST_BYTES:
-            raise RfctlError("fetch.too-many", source=source, count=MAX_FILES, limit=MAX_FILES)
+            raise RfctlError("bring.too-many", source=source, count=MAX_FILES, limit=MAX_FILES)
         process.wait()
         killer.cancel()
         if killer.is_over:
-            raise UnreachableError("fetch.timeout", source=source, seconds=round(seconds))
+            raise UnreachableError("bring.timeout", source=source, seconds=round(seconds))
         if process.returncode != 0:
             raise _failure(source, last_words(errors, process.returncode), process.returncode)
     return data
@@ -190,7 +190,7 @@ def _failure(source: Source, detail: str, code: int) -> RfctlError:
     """255 is ssh's own failure, anything else the command's."""
     lower = detail.lower()
     if code != 255:
-        return RfctlError("fetch.refused", source=source, detail=detail)
+        return RfctlError("bring.refused", source=source, detail=detail)
     if "host key" in lower:
         return AuthError("tunnel.host-key", host=source.host, detail=detail)
     if "permission denied" in lower:
