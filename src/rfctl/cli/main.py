@@ -105,6 +105,7 @@ NOUNS: dict[str, dict[str, str]] = {
 DEFAULTS = {"chat": "talk"}
 VERBS: dict[str, str] = {
     "demo": "rfctl.cli.demo:demo",
+    "apply": "rfctl.cli.apply:apply",
     "doctor": "rfctl.cli.doctor:doctor",
     "explain": "rfctl.cli.explain:explain",
 }
