@@ -141,6 +141,19 @@ def rename_document(api: Api, dataset: Dataset, document: Document, name: str) -
     api.call("PATCH", path, json={"name": name}, repeatable=True)
 
 
+def set_meta(api: Api, dataset: Dataset, document_id: str, fields: Mapping[str, str]) -> bool:
+    """Keep these fields with a document, beside those it has; whether one of them was new or other."""
+    (id,) = check_ids([document_id])
+    rows = _rows(api, dataset, {"page": 1, "page_size": PAGE_SIZE, "id": id})
+    row = next((row for row in rows if text(row, "id") == id), None)
+    have = mapping(row.get("meta_fields")) if row is not None else {}
+    if all(have.get(key) == value for key, value in fields.items()):
+        return False
+    path = f"/datasets/{dataset.id}/documents/{id}"
+    api.call("PATCH", path, json={"meta_fields": {**have, **fields}}, repeatable=True)
+    return True
+
+
 def same_content(api: Api, dataset: Dataset, document: Document, path: Path) -> bool:
     """Whether the stored document has the bytes of `path`. Size first; then it is fetched piece by piece."""
     if document.size != path.stat().st_size:

@@ -18,6 +18,7 @@ class UploadItem:
 
     pages, text_pages   pages of a PDF (0: not a PDF), and the estimate of those with a text layer
     seconds             the server's time for parsing; cause is set exactly when status is "failed"
+    source              the web address that it was fetched from, "" for a file of this machine
     """
 
     path: Path
@@ -30,6 +31,7 @@ class UploadItem:
     seconds: float = 0.0
     document_id: str = ""
     cause: Cause | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

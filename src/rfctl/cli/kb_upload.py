@@ -1,4 +1,4 @@
-"""`rfctl kb upload`: files, folders, patterns and standard input into a knowledge base."""
+"""`rfctl kb upload`: files, folders, patterns, web addresses and standard input into a knowledge base."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.kb import choose
+from rfctl.cli.kb_web import fetch_all, is_address, keep_sources
 from rfctl.core.error import UsageError
 
 if TYPE_CHECKING:
@@ -24,27 +25,37 @@ STDIN = Path("-")
 
 
 @command("upload")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("words", nargs=-1, required=True, metavar="FILES|FOLDERS|URLS|-")
 @click.option("--kb", metavar="NAME")
 @click.option("--replace", is_flag=True)
 @click.option("--no-parse", is_flag=True)
 @click.option("--name", metavar="FILE")
+@click.option("--allow-private", is_flag=True)
 def upload(
-    app: App, files: tuple[Path, ...], kb: str | None, replace: bool, no_parse: bool, name: str | None
+    app: App,
+    words: tuple[str, ...],
+    kb: str | None,
+    replace: bool,
+    no_parse: bool,
+    name: str | None,
+    allow_private: bool,
 ) -> None:
     """Upload documents, parse them and wait for each. A folder is taken with all documents below it."""
     from rfctl.ragflow_client.selection import select_files
 
     with tempfile.TemporaryDirectory(prefix="rfctl-") as folder:
+        files = tuple(Path(word) for word in words if not is_address(word))
         received = None
         if STDIN in files:
             received = _receive(Path(folder), name)
             files = tuple(received if path == STDIN else path for path in files)
         elif name is not None:
             raise UsageError("kb.name-without-stdin", name=name)
-        selection = select_files(files)
+        web = fetch_all(app, words, Path(folder), allow_private=allow_private)
+        selection = select_files((*files, *web.documents))
         note_skipped(app, selection.skipped)
-        folders = tuple(one for one in selection.folders if one != Path(folder).absolute()) or (Path.cwd(),)
+        own = Path(folder).absolute()
+        folders = tuple(one for one in selection.folders if not one.is_relative_to(own)) or (Path.cwd(),)
         with app.ragflow() as ragflow:
             dataset = choose(app, ragflow, kb, folders=folders)
             report = ragflow.upload(
@@ -55,6 +66,7 @@ def upload(
                 names=selection.names,
                 reporter=app.reporter(),
             )
+            report = keep_sources(ragflow.api, dataset, report, web)
     if received is not None:
         report = dataclasses.replace(report, items=tuple(_from_stdin(one, received) for one in report.items))
     app.out.report(
@@ -73,6 +85,8 @@ def note_skipped(app: App, skipped: Mapping[str, int]) -> None:
 def describe(app: App, item: UploadItem) -> dict[str, Any]:
     """An item of a report as JSON, its cause as a text in the user's language."""
     described: dict[str, Any] = {key: value for key, value in vars(item).items() if key != "cause"}
+    if not item.source:
+        del described["source"]
     described["error"] = None
     if item.cause is not None:
         text = item.cause.text(app.language)
