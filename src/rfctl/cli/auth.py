@@ -1,4 +1,4 @@
-"""`rfctl auth`: keep the API key of a RAGFlow server. The key comes from a prompt or standard input."""
+"""`rfctl auth`: keep the API key of a RAGFlow server, from a pipe, the environment or a prompt."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
-from rfctl.core.credential import forget_ragflow_key, store_ragflow_key
-from rfctl.core.error import UsageError
+from rfctl.cli.ragflow_model import read_secret
+from rfctl.core.credential import RAGFLOW_VARIABLES, forget_ragflow_key, store_ragflow_key
+from rfctl.core.error import AuthError, RfctlError, UsageError
 
 SERVICES = click.Choice(["ragflow"])
 
@@ -17,18 +18,37 @@ SERVICES = click.Choice(["ragflow"])
 @command("login")
 @click.argument("service", type=SERVICES, default="ragflow")
 def login(app: App, service: str) -> None:
-    """Store the API key of a server; it is read from a prompt, or from standard input in a pipe."""
+    """Store the API key of a server: from a pipe, from RAGFLOW_API_KEY (or its _FILE form), or a prompt."""
     url = _url(app)
-    if sys.stdin.isatty():
+    key = "" if sys.stdin.isatty() else sys.stdin.readline()
+    key = key.strip() or read_secret(*RAGFLOW_VARIABLES)
+    if not key and sys.stdin.isatty():
         key = click.prompt(app.out.text("auth.prompt", url=url), hide_input=True, err=True)
-    else:
-        key = sys.stdin.readline()
     key = key.strip().strip("\"'")
     if not key.startswith("ragflow-") or any(char.isspace() for char in key):
         raise UsageError("auth.key-malformed")
+    checked = _try_key(app, url, key)
     path = store_ragflow_key(url, key, app.directories.config)
-    app.out.result({"url": url, "path": path})
+    app.out.result({"url": url, "path": path, "checked": checked})
     app.out.say("auth.stored", url=url, path=path)
+
+
+def _try_key(app: App, url: str, key: str) -> bool:
+    """Whether the server took the key; one that cannot be asked now leaves it open.
+
+    Raises AuthError for a key that it refuses.
+    """
+    from rfctl.ragflow_client.transport import Api
+
+    try:
+        with Api(url, key, retries=0) as api:
+            api.call("GET", "/datasets", params={"page": 1, "page_size": 1})
+    except AuthError:
+        raise
+    except RfctlError as error:
+        app.out.warn("auth.unchecked", url=url, detail=error.text(app.language).message)
+        return False
+    return True
 
 
 @command("logout")
