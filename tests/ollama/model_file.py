@@ -26,9 +26,15 @@ def write_gguf(
     context: int = 32768,
     embedding: int = 64,
     pooling: int | None = None,
+    causal: bool | None = None,
+    name: str = "",
     rows: int = 5,
 ) -> Path:
-    writer = gguf.GGUFWriter(path, "llama" if pooling is None else "bert")
+    writer = gguf.GGUFWriter(path, "llama" if pooling is None and causal is None else "bert")
+    if name:
+        writer.add_name(name)
+    if causal is not None:
+        writer.add_causal_attention(causal)
     writer.add_context_length(context)
     writer.add_embedding_length(embedding)
     writer.add_tokenizer_model("gpt2")

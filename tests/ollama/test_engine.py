@@ -73,7 +73,7 @@ def test_a_chat_model_is_served_as_its_template_says(
 def test_an_embedding_model_is_measured(client: OllamaClient, golden: Path, tmp_path: Path) -> None:
     path = convert(golden, "bert-minilm", tmp_path)
     result = push(client, path, "ns/mini:v1")
-    assert result.verdict is Verdict.PASSED
+    assert result.verdict is Verdict.WARNED  # chunks of 512 tokens fill its context
     assert result.is_embedding
     vectors = client.embed("ns/mini:v1", ["one", "two", "three"])
     assert len(vectors) == 3

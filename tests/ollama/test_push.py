@@ -161,11 +161,16 @@ def test_bos_that_the_tokenizer_adds_does_not_count_as_a_difference(tmp_path: Pa
 
 
 def test_embedding_models_are_measured(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "mini.gguf", template="", pooling=1, context=512, embedding=2)
+    path = write_gguf(tmp_path / "mini.gguf", template="", pooling=1, context=1024, embedding=2)
     with Keeper(capabilities=("embedding",)) as server, OllamaClient(server.url) as client:
         result = push(client, path, "mini")
-        assert (result.num_ctx, result.is_embedding, result.stops) == (512, True, ())
-        assert ids(result) == ["ollama.check-capability", "ollama.check-embedding"]
+        assert (result.num_ctx, result.is_embedding, result.stops) == (1024, True, ())
+        assert ids(result) == [
+            "ollama.check-capability",
+            "ollama.check-embedding",
+            "embedding.pooling",
+            "embedding.context",
+        ]
         assert result.verdict is Verdict.PASSED
         server.vectors = [[3.0, 4.0], [1.0, 0.0]]
         assert push(client, path, "mini").verdict is Verdict.FAILED

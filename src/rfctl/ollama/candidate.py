@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from rfctl.ollama.template import Template
 
 _CONTROL, _USER_DEFINED = 3, 4
 _POOLING_NONE = 0
+_NAME = re.compile(r"general\.(name|basename|finetune|base_model\.\d+\.(name|repo_url))")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Candidate:
     the file itself says a generation ends. special_tokens: text -> id of control and user-defined tokens;
     control_tokens are those that a server never prints. weight_bytes: of all tensors; cache_bytes: of the
     float16 key/value cache for one token (None: not said). vocabulary: the texts of all tokens, in the form
-    of `tokenizer` ("gpt2", "llama", "bert", ...). pooling: `<arch>.pooling_type` (None: not said).
+    of `tokenizer` ("gpt2", "llama", "bert", ...). pooling: `<arch>.pooling_type`; is_causal:
+    `<arch>.attention.causal` (None: not said). names: what the model and its base are called.
     """
 
     path: Path
@@ -43,6 +46,8 @@ class Candidate:
     tokenizer: str = ""
     vocabulary: tuple[str, ...] = field(default=(), repr=False)
     pooling: int | None = None
+    is_causal: bool | None = None
+    names: tuple[str, ...] = ()
 
 
 def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
@@ -91,6 +96,8 @@ def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
         tokenizer=header.string("tokenizer.ggml.model"),
         vocabulary=tokens,
         pooling=pooling,
+        is_causal=_flag(header.values.get(f"{architecture}.attention.causal")),
+        names=_names(header.values),
     )
 
 
@@ -139,7 +146,17 @@ def candidate_of_info(info: Mapping[str, Any], template: str) -> Candidate:
         tokenizer=str(info.get("tokenizer.ggml.model", "")),
         vocabulary=tuple(tokens),
         pooling=pooling,
+        is_causal=_flag(info.get(f"{architecture}.attention.causal")),
+        names=_names(info),
     )
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _names(pairs: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(value for key, value in pairs.items() if _NAME.fullmatch(key) and isinstance(value, str))
 
 
 def _strings(value: object) -> list[str]:

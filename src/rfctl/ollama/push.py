@@ -20,6 +20,7 @@ from rfctl.ollama.candidate import Candidate, read_candidate
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.context import Context
 from rfctl.ollama.direct import Direct, agrees, can_place, place_file, register
+from rfctl.ollama.embedding import demand_pooling, judge_embedding
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.name import parse_name
@@ -219,6 +220,7 @@ class _Order:
         self.verify, self.reporter = verify, reporter
         self.provenance: Mapping[str, str] = {}
         self.name = str(parse_name(name))
+        demand_pooling(candidate)
         self.version = client.version()
         # A server on loopback shares this machine's memory.
         machine = read_machine() if client.is_loopback else None
@@ -335,7 +337,7 @@ class _Order:
         client, name, candidate, recipe = self.client, self.name, self.candidate, self.recipe
         with self.reporter.stage("ollama.stage-verify", unit="items", model=name):
             if candidate.is_embedding:
-                return check_embedding(client, name, candidate, card)
+                return (*check_embedding(client, name, candidate, card), *judge_embedding(candidate))
             checks = check_chat(client, name, candidate, card, self.version, native=recipe.native)
         stops = recipe.stops
         if stops.unreachable:

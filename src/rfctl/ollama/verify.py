@@ -20,6 +20,7 @@ from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import ModelCard, ModelEntry, Version
 from rfctl.ollama.candidate import Candidate, candidate_of_info, read_candidate
 from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.embedding import judge_embedding
 from rfctl.ollama.family import recognise_family
 from rfctl.ollama.fill import check_fill
 from rfctl.ollama.ledger import Entry, Ledger
@@ -109,7 +110,7 @@ def verify_model(
     differences: tuple[Difference, ...] = ()
     with reporter.stage("ollama.stage-verify", unit="items", model=entry.name):
         if candidate.is_embedding:
-            checks = check_embedding(client, name, candidate, card)
+            checks = (*check_embedding(client, name, candidate, card), *judge_embedding(candidate))
         else:
             proof = _Proof(client, name, candidate, card, version, training)
             checks = proof.run()
