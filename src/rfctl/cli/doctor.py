@@ -23,6 +23,9 @@ from rfctl.stack.evidence import Evidence, write_report
 from rfctl.stack.fix import possible, repair
 from rfctl.stack.project import Project
 
+# The services' own names for the groups that are about them.
+_GROUPS = {"ragflow": "rag"}
+
 
 @command("doctor")
 @click.option("--only", multiple=True, metavar="GROUP")
@@ -34,7 +37,7 @@ def doctor(
     app: App, only: tuple[str, ...], fix: bool, yes: bool, show_all: bool, report: Path | None
 ) -> None:
     """Groups: host, docker, wsl, net, engine, ollama, model, rag, kb. Exit code 5 when a check fails."""
-    wanted = tuple(part for entry in only for part in entry.split(",") if part)
+    wanted = tuple(_GROUPS.get(part, part) for entry in only for part in entry.split(",") if part)
     target = _target(app)
     evidence, findings = _look(app, target, wanted)
     repairs = []

@@ -7,6 +7,8 @@ from rfctl.stack.check_docker import version_tuple
 from rfctl.stack.evidence import Evidence
 
 TESTED = ((0, 25), (0, 27))
+SDK = (0, 27)
+PYTHON = (3, 13)  # ragflow-sdk 0.26.1 and later: >=3.13,<3.14
 
 
 @check("rag.reachable")
@@ -18,7 +20,19 @@ def reachable(evidence: Evidence) -> Result:
     if found.status == 0:
         variant = found.error if found.error in ("refused", "timeout", "name") else ""
         return fail(variant, url=url, found=found.error)
+    if found.status == 200 and found.body.strip() != "pong":
+        return fail("foreign", url=url, found=" ".join(found.body.split())[:60] or "-")
+    if evidence.has("ragflow.old-ping") and evidence.reply("ragflow.old-ping").body.strip() == "pong":
+        return fail("old", url=url, found=_old_version(evidence))
     return judge(found.status == 200, variant="status", url=url, found=found.status)
+
+
+def _old_version(evidence: Evidence) -> str:
+    """0.23 and 0.24 tell their version to a key, older ones to nobody."""
+    try:
+        return str(evidence.reply("ragflow.old-version").json()["data"] or "-")
+    except (ValueError, KeyError, TypeError):
+        return "-"
 
 
 @check("rag.health", after=("rag.reachable",))
@@ -62,6 +76,28 @@ def api_key(evidence: Evidence) -> Result:
         return ok(found=code)
     # 109: RAGFlow's code for a wrong or missing key; 401: in front of it.
     return (fail if code in (109, 401) else warn)("" if code in (109, 401) else "other", found=code)
+
+
+@check("rag.combination", after=("rag.reachable",))
+def combination(evidence: Evidence) -> Result:
+    """Server, SDK and Python together, and by which routes the server takes models."""
+    server = str(evidence.reply("ragflow.version").json()["data"])
+    sdk, python = evidence.text("ragflow.sdk"), evidence.text("host.python")
+    parts = [f"RAGFlow {server}"]
+    language = evidence.reply("ragflow.language")
+    if language.status == 200:
+        parts[0] += f" ({language.json()['data']['language']})"
+    providers = evidence.reply("ragflow.providers").status
+    if providers in (200, 401):
+        parts.append("/api/v1/providers")
+    elif providers == 404:
+        parts.append("/v1/llm/add_llm")
+    parts += [f"ragflow-sdk {sdk}", f"Python {python}"]
+    found = ", ".join(parts)
+    if version_tuple(sdk)[:2] != SDK:
+        return warn("sdk", found=found, wanted=".".join(str(part) for part in SDK))
+    is_tested = TESTED[0] <= version_tuple(server)[:2] <= TESTED[1] and version_tuple(python)[:2] == PYTHON
+    return judge(is_tested, otherwise=Verdict.WARN, found=found)
 
 
 @check("rag.version", after=("rag.reachable",))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import time
+from importlib import metadata
 from typing import Any
 
 import httpx
@@ -89,16 +92,24 @@ def collect_ragflow(url: str, key: str, web: str = "") -> dict[str, Any]:
     """url: "" when no RAGFlow is configured and no stack is made; web: address of the stack's web UI."""
     if not url:
         return {}
-    values: dict[str, Any] = {"ragflow.url": url}
+    values: dict[str, Any] = {"ragflow.url": url, "host.python": platform.python_version()}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        values["ragflow.sdk"] = metadata.version("ragflow-sdk")
     if web:
         with _client(web) as http:
             values["ragflow.web"] = ask(http, "/")
     with _client(url, key) as http:
         values["ragflow.ping"] = ping = ask(http, "/api/v1/system/ping")
+        if ping.status == 404:
+            # Where a server before 0.25 answers.
+            values["ragflow.old-ping"] = ask(http, "/v1/system/ping")
+            values["ragflow.old-version"] = ask(http, "/v1/system/version")
         if ping.status != 200:
             return values
         values["ragflow.healthz"] = ask(http, "/api/v1/system/healthz")
         values["ragflow.version"] = ask(http, "/api/v1/system/version")
+        values["ragflow.language"] = ask(http, "/api/v1/language")
+        values["ragflow.providers"] = ask(http, "/api/v1/providers")
         if key:
             values["ragflow.datasets"] = datasets = ask(http, "/api/v1/datasets?page_size=100")
             values["ragflow.chats"] = ask(http, "/api/v1/chats?page_size=100")
