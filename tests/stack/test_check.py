@@ -22,6 +22,8 @@ from rfctl.stack.check import GROUPS, Verdict, _find, checks, examine
 from rfctl.stack.check_network import listeners
 from rfctl.stack.child import decode
 from rfctl.stack.evidence import Evidence
+from rfctl.stack.fix import possible, repair
+from rfctl.stack.project import Project, initialise
 
 FOLDER = Path(__file__).parent / "evidence"
 CASES: list[dict[str, Any]] = [
@@ -188,7 +190,8 @@ def test_a_machine_without_an_engine(rfctl: Callable[..., Any], tools: Path) -> 
 
 
 def test_json_has_every_check_and_its_verdict(rfctl: Callable[..., Any], tools: Path) -> None:
-    result = rfctl("doctor", "--json", env={"PATH": str(tools)})
+    environment = {"PATH": str(tools), "RFCTL_RAGFLOW_URL": "http://127.0.0.1:1"}
+    result = rfctl("doctor", "--json", env=environment)
     report = json.loads(result.out)
     assert report["schema_version"] == 1
     assert [row["id"] for row in report["findings"]] == list(checks())
@@ -196,8 +199,132 @@ def test_json_has_every_check_and_its_verdict(rfctl: Callable[..., Any], tools: 
     engine = next(row for row in report["findings"] if row["id"] == "engine.llama")
     assert engine["verdict"] == "ok"
     bad = [row for row in report["findings"] if row["verdict"] in ("warn", "fail")]
+    assert {"docker.engine", "rag.reachable"} <= {row["id"] for row in bad}
     assert all(row["why"] and row["next"] for row in bad)
     assert json.loads(result.err)["error"]["id"] == "doctor.failed"
+
+
+EMBEDDED = {
+    "en": (
+        "Docker was not looked at: the embedded engine needs none. For RAGFlow in Docker: "
+        "rfctl doctor --only host,docker,wsl,rag\n",
+        "the embedded engine needs no Docker",
+    ),
+    "zh": (
+        "未检查 Docker：内置引擎不需要它。若要在 Docker 中运行 RAGFlow："
+        "rfctl doctor --only host,docker,wsl,rag\n",
+        "内置引擎不需要 Docker",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_who_uses_the_embedded_engine_alone_needs_no_docker(
+    rfctl: Callable[..., Any], tools: Path, language: str
+) -> None:
+    note, reason = EMBEDDED[language]
+    result = rfctl("doctor", "--lang", language, env={"PATH": str(tools)})
+    assert result.code == 0, result.err
+    assert note in result.err
+    shown = {
+        line.split()[0].partition(".")[0] for line in result.out.splitlines() if "." in line.split(" ")[0]
+    }
+    assert shown == {"host", "net", "engine"}
+    report = json.loads(rfctl("doctor", "--json", "--lang", language, env={"PATH": str(tools)}).out)
+    spared = {row["id"]: row for row in report["findings"] if row["message"] == reason}
+    assert {row["verdict"] for row in spared.values()} == {"skip"}
+    groups = {id for id in checks() if id.startswith(("docker.", "wsl."))}
+    assert set(spared) == groups | {
+        "net.exposed", "net.container-to-host", "rag.containers", "rag.password-drift", "rag.es-disk",
+        "rag.executor", "rag.data-project",
+    }  # fmt: skip
+
+
+def test_this_machine_without_an_engine_is_told_exactly_that(rfctl: Callable[..., Any], tools: Path) -> None:
+    count = int(Path("/proc/sys/vm/max_map_count").read_text("ascii"))
+    is_low = count < 262144
+    result = rfctl(
+        "doctor", "--only", "host.max-map-count,docker.cli,docker.engine", env={"PATH": str(tools)}
+    )
+    lines = [f"host.max-map-count  {'FAILED' if is_low else 'ok'}: vm.max_map_count is {count}; "
+             "Elasticsearch needs at least 262144"]  # fmt: skip
+    if is_low:
+        lines += [
+            "  why: Elasticsearch ends with exit code 78 below it",
+            "  next: echo vm.max_map_count=262144 | sudo tee /etc/sysctl.d/99-rfctl.conf "
+            "&& sudo sysctl --system",
+        ]
+    lines += [
+        f"docker.cli          ok: docker is {tools / 'docker'}",
+        "docker.engine       FAILED: Docker engine: Cannot connect to the Docker daemon at unix:///nowhere. "
+        "Is the docker daemon running?",
+        "  why: No engine answers, so RAGFlow cannot run here; the embedded engine needs none",
+        "  next: sudo systemctl start docker, or start Docker Desktop",
+        f"{1 if is_low else 2} ok, 0 warnings, {2 if is_low else 1} failed, 0 skipped, 0 unknown",
+    ]
+    assert result.code == 5
+    assert result.out == "\n".join(lines) + "\n"
+    # With a stack of one's own, Docker is looked at without being asked for.
+    assert rfctl("stack", "init").code == 0
+    whole = rfctl("doctor", env={"PATH": str(tools)})
+    assert whole.code == 5
+    assert (
+        "\ndocker.engine             FAILED: Docker engine: Cannot connect to the Docker daemon" in whole.out
+    )
+
+
+# The table of the design: each of its checks must be here. `engine.*` and `rag.reachable` came after it.
+DESIGNED = {
+    "host": "cpu-arch avx2 ram disk max-map-count clock",
+    "docker": "cli engine version compose desktop-vs-engine gpu snap registry latest",
+    "wsl": "version memory keepalive systemd mirrored placement wslc",
+    "net": "ports excluded-ports exposed proxy container-to-host",
+    "ollama": "up bind public gpu context disk",
+    "model": "chat embed template",
+    "rag": "containers health scheme secrets password-drift default-admin api-key version es-disk executor "
+    "data-project",
+    "kb": "embed-match stuck empty",
+}
+
+
+def test_every_designed_check_exists() -> None:
+    designed = {f"{group}.{name}" for group, names in DESIGNED.items() for name in names.split()}
+    assert len(designed) == 50
+    extra = {id for id in checks() if id.startswith("engine.")} | {"rag.reachable", "rag.combination"}
+    assert set(checks()) - extra >= designed
+
+
+def test_repairs_of_the_stack_change_only_their_lines(tmp_path: Path) -> None:
+    project, engine = Project(tmp_path), tmp_path / "engine"
+    found = {
+        "stack.env": {"DOC_ENGINE": "infinity"}, "host.cpu-flags": [], "host.memory": 8 * 10**9,
+        "stack.ports": {"8080": "taken", "9380": "free"},
+        "docker.ps": {"state": "done", "code": 0, "err": "",
+                      "out": '{"Names": "a", "Ports": "0.0.0.0:8080->80/tcp"}'},
+    }  # fmt: skip
+    findings = [
+        _find(type(entry)(entry.id, entry.function, (), entry.fixable), Evidence(found), {}, {})
+        for entry in (checks()[id] for id in ("host.avx2", "host.ram", "net.ports", "net.exposed"))
+    ]
+    # Without a stack there is nothing to change.
+    assert possible(findings, project) == []
+    initialise(project, size="large")
+    before = project.read()
+    assert [item.id for item in possible(findings, project)] == [
+        "host.avx2", "host.ram", "net.ports", "net.exposed",
+    ]  # fmt: skip
+    done = [repair(item, project=project, engine=engine) for item in findings]
+    assert all(item.done for item in done), done
+    after = project.read()
+    assert project.env_file.stat().st_mode & 0o777 == 0o600
+    changed = {name: after[name] for name in after if before.get(name) != after[name]}
+    assert int(changed.pop("RFCTL_WEB_PORT")) > 8080
+    assert changed == {
+        "RFCTL_SIZE": "small", "ES_MEM_LIMIT": "2g", "RAGFLOW_MEM_LIMIT": "5g", "RFCTL_WORKERS": "1",
+    }  # fmt: skip
+    # Infinity has documents already: its index is not left behind by a repair.
+    project.images_file.write_text("{}", encoding="utf-8")
+    assert not repair(findings[0], project=project, engine=engine).done
 
 
 def test_a_hanging_docker_does_not_hold_the_doctor_up(rfctl: Callable[..., Any], tools: Path) -> None:

@@ -17,6 +17,7 @@ from rfctl.core.catalog import render
 from rfctl.core.credential import find_ragflow_key
 from rfctl.core.error import RfctlError, VerdictError
 from rfctl.core.version import __version__
+from rfctl.stack.adopt import adopted_name
 from rfctl.stack.check import Finding, Verdict, checks, examine, require_known
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.evidence import Evidence, write_report
@@ -38,11 +39,11 @@ def doctor(
 ) -> None:
     """Groups: host, docker, wsl, net, engine, ollama, model, rag, kb. Exit code 5 when a check fails."""
     wanted = tuple(_GROUPS.get(part, part) for entry in only for part in entry.split(",") if part)
-    target = _target(app)
+    target = _target(app, wanted)
     evidence, findings = _look(app, target, wanted)
     repairs = []
     if fix:
-        mendable = possible(findings)
+        mendable = possible(findings, target.project)
         if mendable:
             confirm(
                 app, app.out.text("doctor.fix-plan", actions=", ".join(item.id for item in mendable)), yes=yes
@@ -70,12 +71,14 @@ def doctor(
         except OSError as error:
             raise RfctlError("doctor.report-unwritable", path=report, detail=str(error)) from error
         app.out.note("doctor.report", path=report)
+    if not target.uses_docker:
+        app.out.note("doctor.embedded")
     app.out.say("doctor.summary", **{verdict.value: counts[verdict] for verdict in Verdict})
     if bad := [finding.id for finding in findings if finding.verdict is Verdict.FAIL]:
         raise VerdictError("doctor.failed", count=len(bad), total=len(findings), checks=", ".join(bad))
 
 
-def _target(app: App) -> Target:
+def _target(app: App, wanted: Sequence[str]) -> Target:
     profile = app.settings.endpoints()
     folders = app.directories
     key = ""
@@ -95,7 +98,9 @@ def _target(app: App) -> Target:
         from rfctl.ollama.host import normalise_host
 
         ollama_url = normalise_host(ollama_url)
-    return Target(project, folders.engine, dict(os.environ), ollama_url, url, key)
+    # Somebody who uses the embedded engine alone has no use for Docker, unless they ask about it.
+    uses_docker = bool(wanted or url or project.is_initialised or adopted_name(project))
+    return Target(project, folders.engine, dict(os.environ), ollama_url, url, key, uses_docker)
 
 
 def _look(app: App, target: Target, wanted: Sequence[str]) -> tuple[Evidence, list[Finding]]:

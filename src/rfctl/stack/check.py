@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from rfctl.core.error import UsageError
 from rfctl.stack.evidence import Evidence, MissingEvidenceError
 
+# Evidence that is there when only the embedded engine is used, which needs no Docker.
+UNNEEDED = "docker.is-unneeded"
 GROUPS = ("host", "docker", "wsl", "net", "engine", "ollama", "model", "rag", "kb")
 
 
@@ -149,6 +151,11 @@ def require_known(only: Iterable[str]) -> set[str]:
     return wanted
 
 
+def needs_docker(entry: Check, table: Mapping[str, Check]) -> bool:
+    """Whether a check has nothing to look at where Docker is not used."""
+    return entry.group in ("docker", "wsl") or any(needs_docker(table[name], table) for name in entry.after)
+
+
 def _find(entry: Check, evidence: Evidence, table: Mapping[str, Check], done: dict[str, Finding]) -> Finding:
     if entry.id in done:
         return done[entry.id]
@@ -157,10 +164,16 @@ def _find(entry: Check, evidence: Evidence, table: Mapping[str, Check], done: di
         for name in entry.after
         if _find(table[name], evidence, table, done).verdict not in (Verdict.OK, Verdict.WARN)
     ]
-    if blocking:
+    unneeded = evidence.has(UNNEEDED)
+    if unneeded and needs_docker(entry, table):
+        result = skip("embedded")
+    elif blocking:
         result = Result(Verdict.SKIP, {"check": blocking[0]}, text="doctor.skip.after")
     else:
         result = _apply(entry, evidence)
+        if unneeded and entry.group == "host" and result.verdict is Verdict.FAIL:
+            # Requirements of RAGFlow: worth knowing before it is wanted, no fault while it is not.
+            result = Result(Verdict.WARN, result.params, result.variant, result.text)
     text = result.text or ".".join(part for part in ("doctor", entry.id, result.variant) if part)
     bad = result.verdict in (Verdict.WARN, Verdict.FAIL)
     finding = Finding(entry.id, entry.group, result.verdict, text, result.params, entry.fixable and bad)

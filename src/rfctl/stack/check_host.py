@@ -20,14 +20,14 @@ def cpu_arch(evidence: Evidence) -> Result:
     return judge(machine.lower() in ("x86_64", "amd64"), found=machine)
 
 
-@check("host.avx2")
+@check("host.avx2", fixable=True)
 def avx2(evidence: Evidence) -> Result:
     if evidence.fact("stack.env").get("DOC_ENGINE", "elasticsearch") != "infinity":
         return skip("no-infinity")
     return ok() if "avx2" in evidence.fact("host.cpu-flags") else fail("missing")
 
 
-@check("host.ram")
+@check("host.ram", fixable=True)
 def ram(evidence: Evidence) -> Result:
     total = evidence.number("host.memory")
     found = f"{total / GB:.1f} GB"

@@ -31,7 +31,7 @@ def is_loopback_address(address: str) -> bool:
         return address == "localhost"
 
 
-@check("net.ports")
+@check("net.ports", fixable=True)
 def ports(evidence: Evidence) -> Result:
     """host ports of the stack: {"8080": "free" | "taken" | "ours"}."""
     states = evidence.fact("stack.ports")
@@ -45,7 +45,7 @@ def ports(evidence: Evidence) -> Result:
     return judge(not taken, found=shown or "-", ports=", ".join(states))
 
 
-@check("net.excluded-ports")
+@check("net.excluded-ports", fixable=True)
 def excluded_ports(evidence: Evidence) -> Result:
     if evidence.text("platform") not in ("wsl", "windows"):
         return skip("not-wsl")
@@ -61,7 +61,7 @@ def excluded_ports(evidence: Evidence) -> Result:
     return judge(not swallowed, found=", ".join(map(str, swallowed)) or "-")
 
 
-@check("net.exposed", after=("docker.engine",))
+@check("net.exposed", after=("docker.engine",), fixable=True)
 def exposed(evidence: Evidence) -> Result:
     open_ports = set()
     for row in json_lines(evidence.command("docker.ps").out):

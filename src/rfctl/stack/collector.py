@@ -20,6 +20,7 @@ from typing import Any
 
 from rfctl.core.error import RfctlError
 from rfctl.stack.adopt import read_adopted
+from rfctl.stack.check import UNNEEDED
 from rfctl.stack.child import Capture, run
 from rfctl.stack.collector_docker import collect_docker
 from rfctl.stack.collector_http import collect_ollama, collect_ragflow
@@ -41,7 +42,8 @@ _GROUP_OF_COLLECTOR: Mapping[str, frozenset[str]] = {
 @dataclass(frozen=True)
 class Target:
     """What to look at. ollama_url, ragflow_url: "" for the defaults of this machine (and the stack's own);
-    api_key: of RAGFlow, "" when there is none; engine: folder of the embedded engine."""
+    api_key: of RAGFlow, "" when there is none; engine: folder of the embedded engine; uses_docker: False
+    where the embedded engine serves everything, then Docker is not looked at."""
 
     project: Project
     engine: Path
@@ -49,11 +51,14 @@ class Target:
     ollama_url: str = ""
     ragflow_url: str = ""
     api_key: str = ""
+    uses_docker: bool = True
 
 
 def collect(target: Target, groups: frozenset[str] = frozenset()) -> Evidence:
     """Evidence for all checks, or for `groups`; ends after five seconds with what there is by then."""
     values: dict[str, Any] = collect_host(target)
+    if not target.uses_docker:
+        values[UNNEEDED] = True
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
         "docker": lambda: collect_docker(target.project, target.environment, dict(values)),
         "windows": lambda: collect_windows(target.environment, values["platform"]),
@@ -64,7 +69,11 @@ def collect(target: Target, groups: frozenset[str] = frozenset()) -> Evidence:
         ),
     }
     pool = ThreadPoolExecutor(len(jobs))
-    wanted = [job for name, job in jobs.items() if not groups or groups & _GROUP_OF_COLLECTOR[name]]
+    wanted = [
+        job
+        for name, job in jobs.items()
+        if (not groups or groups & _GROUP_OF_COLLECTOR[name]) and (target.uses_docker or name != "docker")
+    ]
     futures = [pool.submit(job) for job in wanted]
     done, _ = wait(futures, timeout=TOTAL_SECONDS)
     for future in done:

@@ -215,6 +215,21 @@ def parse_env(text: str) -> dict[str, str]:
     return values
 
 
+def set_values(project: Project, changes: Mapping[str, str]) -> None:
+    """Change lines of the settings file, or add them; everything else in it stays. Raises OSError."""
+    pending = dict(changes)
+    lines = []
+    for line in project.env_file.read_text(encoding="utf-8").splitlines():
+        match = _LINE.match(line)
+        name = match.group(1) if match else ""
+        if name not in changes:
+            lines.append(line)
+        elif name in pending:
+            lines.append(f"{name}={pending.pop(name)}")
+    lines += [f"{name}={value}" for name, value in pending.items()]
+    write_atomic(project.env_file, ("\n".join(lines) + "\n").encode(), mode=0o600)
+
+
 def missing_values(values: Mapping[str, str]) -> tuple[str, ...]:
     """Settings that the chosen add-ons need and that are empty."""
     needed = [name for addon in values.get("RFCTL_ADDONS", "").split(",") for name in REQUIRED.get(addon, ())]
