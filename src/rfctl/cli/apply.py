@@ -108,17 +108,18 @@ def _print_plan(app: App, plan: Plan) -> None:
     _print_counts(app, plan)
 
 
-def _print_counts(app: App, plan: Plan) -> None:
+def _print_counts(app: App, plan: Plan, done: int | None = None) -> None:
     counts = Counter(item.action for item in plan.items)
-    left = counts["differs"] + counts["missing"]
-    app.out.say(
-        "apply.plan",
-        source=plan.source,
-        target=plan.target,
-        pending=len(plan.pending),
-        kept=counts["keep"],
-        left=left,
-    )
+    params = {
+        "source": plan.source,
+        "target": plan.target,
+        "kept": counts["keep"],
+        "left": counts["differs"] + counts["missing"],
+    }
+    if done is None:
+        app.out.say("apply.plan", pending=len(plan.pending), **params)
+    else:
+        app.out.say("apply.result", done=done, **params)
     if counts["missing"]:
         app.out.note("apply.missing")
     if counts["differs"]:
@@ -143,7 +144,7 @@ def _finish(app: App, plan: Plan, outcomes: list[Outcome]) -> None:
             app.out.say("apply.done", kind=kind, name=name)
         else:
             app.out.say("apply.failed", kind=kind, name=name, detail=one.cause.text(app.language).message)
-    _print_counts(app, plan)
+    _print_counts(app, plan, len(outcomes) - len(failed))
     if failed:
         counts: dict[str, Any] = {"failed": len(failed), "total": len(outcomes), "profile": plan.target}
         if len(failed) == len(outcomes):

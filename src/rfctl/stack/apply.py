@@ -57,8 +57,9 @@ def apply(
     """Do what is pending, in order; a failure of one item is its outcome, and the others go on.
 
     register: makes a model of the target's Ollama usable in the target's RAGFlow; called for every model that
-    a knowledge base or an assistant needs and the RAGFlow does not know. Raised are only AuthError and
-    UnreachableError (a server is gone), and interruption; done again, it goes on where it was.
+    was brought, or that a knowledge base or an assistant needs, and that the RAGFlow does not know.
+    Raised are only AuthError and UnreachableError (a server is gone), and interruption; done again, it goes
+    on where it was.
     """
     worker = _Worker(plan, source, target, register, reporter)
     outcomes: list[Outcome] = []
@@ -104,6 +105,10 @@ class _Worker:
         for digest in digests:
             self._target.ollama.upload(store.blob_path(digest), digest, self._reporter)
         self._target.ollama.create({"model": item.name, **body}, self._reporter)
+        made = self._target.ollama.find(item.name)
+        if made is None:
+            raise RfctlError("ollama.model-missing", model=item.name, url=self._target.ollama.url)
+        self._know("embedding" if "embedding" in made.capabilities else "chat", item.name)
 
     def _know(self, kind: str, name: str) -> None:
         """Register a model with the target's RAGFlow where it is not known there."""

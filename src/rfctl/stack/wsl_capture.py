@@ -6,6 +6,8 @@ Works from Windows and from inside WSL: both find `wsl.exe`, `powershell.exe`, `
 from __future__ import annotations
 
 import contextlib
+import ntpath
+import posixpath
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Any
 from rfctl.core.error import UsageError
 from rfctl.stack.child import Capture, run
 from rfctl.stack.evidence import Evidence, plain
-from rfctl.stack.wsl import read_distributions
+from rfctl.stack.wsl import read_machine
 
 QUICK_SECONDS = 15.0
 # PowerShell starts slowly on a cold machine, and the first `wsl.exe -d` boots the virtual machine.
@@ -57,22 +59,18 @@ def capture(deploy: Path, environment: Mapping[str, str]) -> tuple[Evidence, Fol
     values: dict[str, Any] = {
         name: run(command, timeout=QUICK_SECONDS, environment=child) for name, command in _WINDOWS.items()
     }
-    script = windows + _separator(windows) + _separator(windows).join(("windows", "inspect.ps1"))
+    script = join(windows, "windows", "inspect.ps1")
     values["windows.facts"] = run(powershell(script), timeout=SLOW_SECONDS, environment=child)
-    home = next(iter(read_distributions(values["wsl.list"])), None)
-    evidence = Evidence({name: plain(value) for name, value in values.items()})
-    if home is not None:
-        from rfctl.stack.wsl import read_machine
-
-        own = read_machine(evidence).distribution
-        if own is not None:
-            values |= {
-                name: run(
-                    ("wsl.exe", "-d", own.name, "--exec", *command), timeout=SLOW_SECONDS, environment=child
-                )
-                for name, command in _DISTRIBUTION.items()
-            }
-    config = _config_path(values["windows.facts"], child)
+    machine = read_machine(Evidence({name: plain(value) for name, value in values.items()}))
+    if (own := machine.distribution) is not None:
+        head = ("wsl.exe", "-d", own.name, "--exec")
+        values |= {
+            name: run((*head, *command), timeout=SLOW_SECONDS, environment=child)
+            for name, command in _DISTRIBUTION.items()
+        }
+    if not machine.profile:
+        raise UsageError("wsl.no-facts", detail="profile")
+    config = Path(_translate("-u", machine.profile, child)) / ".wslconfig"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         values["wsl.config"] = config.read_bytes().decode("utf-8-sig")
     is_inside = shutil.which("wslpath", path=child.get("PATH")) is not None
@@ -86,20 +84,12 @@ def powershell(script: str, *arguments: str) -> tuple[str, ...]:
     return (*head, "-File", script, *arguments)
 
 
-def _separator(folder: str) -> str:
-    return "/" if folder.startswith("/") else "\\"
+def join(folder: str, *names: str) -> str:
+    """A path in `folder`, which is Windows' or Linux' by its form."""
+    return (posixpath if folder.startswith("/") else ntpath).join(folder, *names)
 
 
 def _translate(way: str, path: str, environment: Mapping[str, str]) -> str:
     """The other system's name of a path where there are two systems; else the path itself."""
     found: Capture = run(("wslpath", way, path), timeout=QUICK_SECONDS, environment=environment)
     return found.out.strip() if found.is_ok and found.out.strip() else path
-
-
-def _config_path(facts: Capture, environment: Mapping[str, str]) -> Path:
-    from rfctl.stack.wsl import read_machine
-
-    profile = read_machine(Evidence({"windows.facts": plain(facts)})).profile
-    if not profile:
-        raise UsageError("wsl.no-facts", detail="profile")
-    return Path(_translate("-u", profile, environment)) / ".wslconfig"

@@ -7,15 +7,13 @@ Ollama and WSL (microsoft/WSL#12626, #9667; ollama#14947; Docker's and Microsoft
 from __future__ import annotations
 
 import base64
-import ntpath
-import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfctl.stack.wsl import DESKTOP, DISTRO, WINDOWS, Distribution, Machine
-from rfctl.stack.wsl_capture import Folders, powershell
+from rfctl.stack.wsl_capture import Folders, join, powershell
 from rfctl.stack.wsl_config import CONF, difference, merge, wanted
 
 ADMIN, HAND, USER = "admin", "hand", "user"
@@ -100,7 +98,6 @@ class _Maker:
     distribution: str
 
     def script(self, id: str, place: str, script: str, *arguments: str, **params: object) -> Step:
-        join = posixpath.join if self.folders.windows.startswith("/") else ntpath.join
         path = join(self.folders.windows, "windows", script)
         return Step(
             id,
@@ -112,7 +109,6 @@ class _Maker:
         )
 
     def inside(self, id: str, folder: str, script: str, *arguments: str, **params: object) -> Step:
-        join = posixpath.join if self.folders.distribution.startswith("/") else ntpath.join
         place = join(self.folders.distribution, folder)
         head = ("wsl.exe", "-d", self.distribution, "-u", "root", "--cd", place, "--exec", "sh", script)
         return Step(
