@@ -214,7 +214,7 @@ def test_a_full_disk_is_said_before_the_first_byte(server: SshServer, tmp_path: 
 
 
 def test_two_at_once_do_not_write_one_file(server: SshServer, remote: Path, tmp_path: Path) -> None:
-    from rfctl.engine.lock import FileLock
+    from rfctl.core.lock import FileLock
 
     lock = FileLock(tmp_path / "here" / ".model.gguf.lock")
     assert lock.acquire()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rfctl.core.error import RfctlError
 from rfctl.core.file import write_atomic
-from rfctl.engine.lock import FileLock, is_locked
+from rfctl.core.lock import FileLock, is_locked
 
 # RAGFlow's own keys look like this.
 _KEY_PREFIX = "ragflow-"

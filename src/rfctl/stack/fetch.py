@@ -17,8 +17,8 @@ from typing import IO
 
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.file import CHUNK_BYTES, sha256_file, sync_directory, write_atomic
+from rfctl.core.lock import FileLock
 from rfctl.core.progress import SILENT, Reporter, Stage
-from rfctl.engine.lock import FileLock
 from rfctl.stack.fetch_remote import Hashes, Remote, Source, last_words, list_remote, open_ssh, quoted
 
 ATTEMPTS = 5

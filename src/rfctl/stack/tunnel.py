@@ -16,7 +16,7 @@ from typing import Any
 
 from rfctl.core.error import UsageError
 from rfctl.core.file import write_atomic
-from rfctl.engine.lock import is_locked
+from rfctl.core.lock import is_locked
 
 LOOPBACK = "127.0.0.1"
 # Ports of the services as they listen by default; 9380 is RAGFlow's API, 8080 the page of `rfctl stack`.

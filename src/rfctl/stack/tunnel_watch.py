@@ -18,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError, UsageError
+from rfctl.core.lock import FileLock
 from rfctl.core.progress import SILENT, Reporter
-from rfctl.engine.lock import FileLock
 from rfctl.stack.tunnel import CONNECTING, UP, WAITING, Place, Plan, Progress, State, changed, ssh_command
 
 OPEN_SECONDS = 45.0
