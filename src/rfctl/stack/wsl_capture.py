@@ -86,7 +86,9 @@ def powershell(script: str, *arguments: str) -> tuple[str, ...]:
 
 def join(folder: str, *names: str) -> str:
     """A path in `folder`, which is Windows' or Linux' by its form."""
-    return (posixpath if folder.startswith("/") else ntpath).join(folder, *names)
+    if folder.startswith("/"):
+        return posixpath.join(folder, *names)
+    return ntpath.join(folder, *names)
 
 
 def _translate(way: str, path: str, environment: Mapping[str, str]) -> str:
