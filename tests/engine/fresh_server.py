@@ -90,6 +90,7 @@ class FreshServer:
     """version: which routes there are. accounts: address -> password (base64 as the server stores it).
 
     private: the key pair's private half; without one every password is taken that has the right form.
+    lost: routes whose next answer is a proxy's 502 although the server acted; refused: the same, not acted.
     """
 
     def __init__(self, engine_url: str, version: str = "v0.27.0") -> None:
@@ -102,6 +103,8 @@ class FreshServer:
         self.sessions: set[str] = set()
         self.keys: list[str] = []
         self.lines: list[str] = []
+        self.lost: set[str] = set()
+        self.refused: set[str] = set()
         self.defaults: dict[str, str] = {"asr_id": "whisper@x"}
         methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
         self.app = Starlette(routes=[Route("/{path:path}", self._answer, methods=methods)])
@@ -112,8 +115,19 @@ class FreshServer:
 
     async def _answer(self, request: Request) -> Response:
         body = await request.body()
-        self.lines.append(f"{request.method} {request.url.path}")
         route = f"{request.method} {request.url.path}"
+        self.lines.append(route)
+        broken = Response("<html>502 Bad Gateway</html>", 502, media_type="text/html")
+        if route in self.refused:
+            self.refused.remove(route)
+            return broken
+        answer = await self._serve(request, route, body)
+        if route in self.lost:
+            self.lost.remove(route)
+            return broken
+        return answer
+
+    async def _serve(self, request: Request, route: str, body: bytes) -> Response:
         old = self.number < (0, 25, 1)
         if route == "GET /api/v1/system/version":
             return self._ok(self.version)

@@ -11,7 +11,7 @@ import pytest
 from fresh_server import Day, first_day
 from scripted_server import ScriptedServer, http
 
-from rfctl.core.error import RefusedError, RfctlError, UsageError
+from rfctl.core.error import RefusedError, RfctlError, UnreachableError, UsageError
 from rfctl.ragflow_client.account import Account, obtain_key
 from rfctl.ragflow_client.chat import create_chat
 from rfctl.ragflow_client.connection import Ragflow
@@ -246,3 +246,45 @@ def test_the_reason_of_an_old_server_reaches_the_user(scripted: ScriptedServer) 
         ragflow.ensure_models(ollama_url="http://o:11434", chat=ModelSpec("m", 4096))
     assert caught.value.id == "ragflow.model-fails"
     assert "Connection refused" in caught.value.text("en").why
+
+
+WRITES = {
+    "v0.27.0": [
+        "POST /api/v1/users",
+        "POST /api/v1/system/tokens",
+        "POST /api/v1/providers/Ollama/instances",
+        "PATCH /api/v1/models/default",
+    ],
+    "v0.25.1": ["POST /v1/llm/add_llm", "PATCH /api/v1/users/me/models"],
+}
+
+
+@pytest.mark.parametrize("version", list(WRITES))
+def test_a_set_up_that_broke_off_anywhere_goes_on_where_it_was(tmp_path: Path, version: str) -> None:
+    """Every writing call once without an effect and once with one, each time answered by a proxy's 502."""
+    for number, route in enumerate(WRITES[version]):
+        with first_day(tmp_path / str(number), version) as day:
+            day.ollama.loaded |= set(day.ollama.models)
+            broken = 0
+            for kind in (day.fresh.refused, day.fresh.lost):
+                kind.add(route)
+                try:
+                    set_up(day)
+                except UnreachableError:
+                    broken += 1
+            made = set_up(day)
+            assert not day.fresh.refused and broken >= 1
+            assert made.chat is not None and made.chat.is_default
+            assert made.embedding is not None and made.embedding.is_default
+            assert (len(day.fresh.accounts), len(day.fresh.keys)) == (1, 1)
+            with Api(day.url, day.fresh.keys[0]) as api:
+                assert [one.name for one in list_models(api, "chat")] == ["smollm2:135m"]
+                if version == "v0.27.0":
+                    instances = api.call("GET", "/providers/Ollama/instances")
+                    assert [one["instance_name"] for one in instances] == ["local"]
+
+
+def set_up(day: Day) -> Registration:
+    key = obtain_key(day.url, Account("rf@example.com", "secret")).api_key
+    with Ragflow(Api(day.url, key, retries=0)) as ragflow:
+        return ensure(day, ragflow)
