@@ -63,6 +63,7 @@ def up(app: App, timeout: int, executors: int, i_know: bool) -> None:
     print_services(app, status)
     app.out.say("stack.ready", url=status.web_url)
     app.out.note("stack.login", email=project.read().get("RFCTL_ADMIN_EMAIL", "-"), path=project.env_file)
+    app.out.note("setup.after-up")
 
 
 @command("down")
