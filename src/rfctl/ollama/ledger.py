@@ -6,19 +6,24 @@ source: the ledger ties the source digest and the settings to the manifest diges
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rfctl.core.error import RfctlError
 from rfctl.core.file import write_atomic
+from rfctl.core.lock import FileLock
 from rfctl.core.progress import SILENT, Reporter
 
 SCHEMA = 1
 MAX_BYTES = 16 << 20
 MAX_FILES = 500
+LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,47 @@ class Ledger:
     def record_source(self, fingerprint: str, digests: Mapping[str, str]) -> None:
         self._change("files", {f"directory {fingerprint}": dict(digests)})
 
+    @contextlib.contextmanager
+    def hold(self, url: str, name: str) -> Iterator[None]:
+        """While it is held no other process of this user pushes `name` to `url`: each would record its own
+        settings for the other's model. Raises RfctlError `ollama.push-running` when one does."""
+        if self._path is None:
+            yield
+            return
+        key = hashlib.sha256(f"{url} {name.lower()}".encode()).hexdigest()[:16]
+        lock = FileLock(self._path.with_name(f".push-{key}.lock"))
+        try:
+            taken = lock.acquire()
+        except OSError:  # a folder that cannot be written holds no ledger either
+            taken = True
+        if not taken:
+            raise RfctlError("ollama.push-running", model=name, url=url)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Between reading and writing the file nobody else does; a holder that hangs is not waited for."""
+        if self._path is None:
+            yield
+            return
+        lock = FileLock(self._path.with_name(f".{self._path.name}.lock"))
+        deadline = time.monotonic() + LOCK_SECONDS
+        with contextlib.suppress(OSError):
+            while not lock.acquire() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _change(self, table: str, changes: Mapping[str, object]) -> None:
+        with self._alone():
+            self._write(table, changes)
+
+    def _write(self, table: str, changes: Mapping[str, object]) -> None:
         self._load()
         for key, value in changes.items():
             self._document[table].pop(key, None)

@@ -129,14 +129,21 @@ def push_file(
     direct: register in this store without copying; fall_back: send the file over HTTP where that cannot be
     done; provenance: what to remember of the file's origin. Raises also RefusedError `direct.*`.
     """
+    ledger = Ledger(ledger_path, reporter)
+    with ledger.hold(client.url, str(parse_name(name))):
+        order = _Order(client, read_candidate(gguf), name, wishes, ledger, verify, reporter)
+        order.provenance = provenance or {}
+        return _push_held(order, gguf, direct, fall_back)
+
+
+def _push_held(order: _Order, gguf: Path, direct: Direct | None, fall_back: bool) -> Push:
+    client, name = order.client, order.name
     if direct is not None and fall_back and not (can_place(direct, gguf) and agrees(direct, client, name)):
         direct = None
     if direct is not None and not agrees(direct, client, name):
         raise RefusedError("direct.store-other", path=direct.store.root, url=client.url)
-    order = _Order(
-        client, read_candidate(gguf), name, wishes, Ledger(ledger_path, reporter), verify, reporter, direct
-    )
-    order.provenance = provenance or {}
+    if direct is not None:
+        order.keep_template()
     content = content_of(order.candidate, order.recipe)
     source = _find_digest(content, order)
     if known := order.find_unchanged(source):
@@ -146,8 +153,8 @@ def push_file(
     if order.version.rewrites_files:
         # llama-quantize writes the file anew, and the uploaded one stays until a restart.
         size = f"{content.size / 1e9:.2f}"
-        reporter.note("ollama.push-disk", need=f"{2 * content.size / 1e9:.2f}", size=size)
-    uploaded = upload_blob(client, content, source, reporter)
+        order.reporter.note("ollama.push-disk", need=f"{2 * content.size / 1e9:.2f}", size=size)
+    uploaded = upload_blob(client, content, source, order.reporter)
     return order.create(gguf.name, source, content.size, uploaded)
 
 
@@ -169,8 +176,16 @@ def push_again(
     except (OSError, GgufError):
         return None
     ledger = Ledger(ledger_path, reporter)
-    order = _Order(client, candidate, name, wishes, ledger, verify, reporter, direct)
-    order.provenance = provenance or {}
+    with ledger.hold(client.url, str(parse_name(name))):
+        order = _Order(client, candidate, name, wishes, ledger, verify, reporter)
+        order.provenance = provenance or {}
+        return _push_sketch(order, sketch, direct)
+
+
+def _push_sketch(order: _Order, sketch: Sketch, direct: Direct | None) -> Push | None:
+    client, name = order.client, order.name
+    if direct is not None:
+        order.keep_template()
     source = sketch.digests.get(order.variant, "")
     size = int(sketch.digests.get(f"{order.variant}-size", "0"))
     if not source:
@@ -213,7 +228,6 @@ class _Order:
         ledger: Ledger,
         verify: bool,
         reporter: Reporter,
-        direct: Direct | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.client, self.candidate, self.ledger = client, candidate, ledger
@@ -224,9 +238,11 @@ class _Order:
         self.version = client.version()
         # A server on loopback shares this machine's memory.
         machine = read_machine() if client.is_loopback else None
-        recipe = decide(candidate, wishes, self.version, reporter, machine=machine)
-        # Only a create request makes the server guess a template, which the padding is against.
-        self.recipe = recipe if direct is None else replace(recipe, padded=False)
+        self.recipe = decide(candidate, wishes, self.version, reporter, machine=machine)
+
+    def keep_template(self) -> None:
+        """Only a create request makes the server guess a template, which the padding is against."""
+        self.recipe = replace(self.recipe, padded=False)
 
     @property
     def variant(self) -> str:
