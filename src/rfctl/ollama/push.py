@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rfctl.core.error import RefusedError, RfctlError
+from rfctl.core.error import RefusedError
 from rfctl.core.file import write_atomic
 from rfctl.core.gguf_header import GgufError
-from rfctl.core.machine import read_machine
 from rfctl.core.progress import SILENT, Reporter
-from rfctl.ollama.answer import ModelCard
-from rfctl.ollama.blob import Content, upload_blob
-from rfctl.ollama.candidate import Candidate, read_candidate
+from rfctl.ollama.blob import upload_blob
+from rfctl.ollama.candidate import read_candidate
 from rfctl.ollama.client import OllamaClient
-from rfctl.ollama.context import Context
-from rfctl.ollama.direct import Direct, agrees, can_place, place_file, register
-from rfctl.ollama.embedding import demand_pooling, judge_embedding
-from rfctl.ollama.ledger import Entry, Ledger
+from rfctl.ollama.direct import Direct, agrees, can_place
+from rfctl.ollama.ledger import Ledger
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.name import parse_name
-from rfctl.ollama.probe import probe
-from rfctl.ollama.proof import Check, Verdict, check_chat, check_embedding
-from rfctl.ollama.recipe import Wishes, content_of, decide
+from rfctl.ollama.order import Order, Push, find_digest
+from rfctl.ollama.recipe import Wishes, content_of
 from rfctl.ollama.template import Message
 
 
@@ -37,49 +29,6 @@ class Sketch:
     header: Path
     name: str
     digests: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Push:
-    """A finished push.
-
-    digest: hex sha256 of the manifest, as /api/tags says it; source_digest: `sha256:<hex>` of the uploaded
-    bytes; size and uploaded in bytes; orphan_bytes: what a server that rewrites the file keeps beside its own
-    copy; padded: a comment was appended to the chat template in the uploaded bytes; unchanged: nothing had to
-    be done (checks are then those of the first time); family: the prompt format that was recognised, or "".
-    via: how the bytes came there: "http", "reflink", "link", "present" (they were there), or "".
-    """
-
-    name: str
-    digest: str
-    source_digest: str
-    size: int
-    uploaded: int
-    unchanged: bool
-    checks: tuple[Check, ...]
-    context: Context
-    stops: tuple[str, ...]
-    family: str
-    architecture: str
-    is_embedding: bool
-    orphan_bytes: int
-    padded: bool
-    seconds: float
-    server_version: str
-    via: str = "http"
-
-    @property
-    def num_ctx(self) -> int:
-        """Tokens; `context` says why."""
-        return self.context.num_ctx
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst verdict of all checks."""
-        for verdict in (Verdict.FAILED, Verdict.UNKNOWN, Verdict.WARNED):
-            if any(check.verdict is verdict for check in self.checks):
-                return verdict
-        return Verdict.PASSED if self.checks else Verdict.UNKNOWN
 
 
 def push(
@@ -131,12 +80,12 @@ def push_file(
     """
     ledger = Ledger(ledger_path, reporter)
     with ledger.hold(client.url, str(parse_name(name))):
-        order = _Order(client, read_candidate(gguf), name, wishes, ledger, verify, reporter)
+        order = Order(client, read_candidate(gguf), name, wishes, ledger, verify, reporter)
         order.provenance = provenance or {}
         return _push_held(order, gguf, direct, fall_back)
 
 
-def _push_held(order: _Order, gguf: Path, direct: Direct | None, fall_back: bool) -> Push:
+def _push_held(order: Order, gguf: Path, direct: Direct | None, fall_back: bool) -> Push:
     client, name = order.client, order.name
     if direct is not None and fall_back and not (can_place(direct, gguf) and agrees(direct, client, name)):
         direct = None
@@ -145,7 +94,7 @@ def _push_held(order: _Order, gguf: Path, direct: Direct | None, fall_back: bool
     if direct is not None:
         order.keep_template()
     content = content_of(order.candidate, order.recipe)
-    source = _find_digest(content, order)
+    source = find_digest(content, order)
     if known := order.find_unchanged(source):
         return order.finish(known, source, content.size, uploaded=0, unchanged=True)
     if direct is not None:
@@ -177,12 +126,12 @@ def push_again(
         return None
     ledger = Ledger(ledger_path, reporter)
     with ledger.hold(client.url, str(parse_name(name))):
-        order = _Order(client, candidate, name, wishes, ledger, verify, reporter)
+        order = Order(client, candidate, name, wishes, ledger, verify, reporter)
         order.provenance = provenance or {}
         return _push_sketch(order, sketch, direct)
 
 
-def _push_sketch(order: _Order, sketch: Sketch, direct: Direct | None) -> Push | None:
+def _push_sketch(order: Order, sketch: Sketch, direct: Direct | None) -> Push | None:
     client, name = order.client, order.name
     if direct is not None:
         order.keep_template()
@@ -216,166 +165,4 @@ def save_sketch(ledger_path: Path, fingerprint: str, header: Path, gguf: Path, p
     ledger.record_source(fingerprint, known)
 
 
-class _Order:
-    """One push on its way: what is decided before the bytes, and what follows them."""
-
-    def __init__(
-        self,
-        client: OllamaClient,
-        candidate: Candidate,
-        name: str,
-        wishes: Wishes,
-        ledger: Ledger,
-        verify: bool,
-        reporter: Reporter,
-    ) -> None:
-        self.started = time.monotonic()
-        self.client, self.candidate, self.ledger = client, candidate, ledger
-        self.verify, self.reporter = verify, reporter
-        self.provenance: Mapping[str, str] = {}
-        self.name = str(parse_name(name))
-        demand_pooling(candidate)
-        self.version = client.version()
-        # A server on loopback shares this machine's memory.
-        machine = read_machine() if client.is_loopback else None
-        self.recipe = decide(candidate, wishes, self.version, reporter, machine=machine)
-
-    def keep_template(self) -> None:
-        """Only a create request makes the server guess a template, which the padding is against."""
-        self.recipe = replace(self.recipe, padded=False)
-
-    @property
-    def variant(self) -> str:
-        return "padded" if self.recipe.padded else "as-is"
-
-    def find_unchanged(self, source: str) -> Entry | None:
-        """The ledger's entry when the server still has exactly what was pushed from the same bytes."""
-        known = self.ledger.find(self.client.url, self.name)
-        if known is None or known.source != source or known.settings != self.recipe.settings:
-            return None
-        present = self.client.find(self.name)
-        if present is None or present.digest != known.manifest:
-            return None
-        return known if known.verified or not self.verify else None
-
-    def create(self, file_name: str, source: str, size: int, uploaded: int) -> Push:
-        body = {"model": self.name, "files": {file_name: source}, **self.recipe.body}
-        try:
-            statuses = self.client.create(body, self.reporter)
-        except RfctlError as error:
-            # The server does not say why it refuses a file; a probe of a few kilobytes finds out.
-            if error.id == "ollama.gguf-refused" and self.candidate.size > self.candidate.data_offset:
-                found = probe(self.client, self.candidate.path)
-                if found.cause is not None:
-                    raise found.cause from error
-            raise
-        present = self.client.find(self.name)
-        if present is None:
-            raise RfctlError("ollama.create-vanished", model=self.name, url=self.client.url)
-        return self._conclude(present.digest, statuses, source, size, uploaded, "http")
-
-    def register(self, direct: Direct, gguf: Path | None, source: str, size: int) -> Push:
-        """Put the file (None: its blob is there) into the server's own store, which sees it at once."""
-        if not self.version.is_embedded:
-            # Nothing validates a model that is registered this way.
-            found = probe(self.client, self.candidate.path)
-            if found.cause is not None:
-                raise found.cause
-        replaced = direct.store.read(parse_name(self.name)) is not None
-        try:
-            via = "present"
-            if gguf is not None:
-                via = place_file(direct, gguf, source)
-            digest = register(direct, self.name, source, self.candidate.path, self.recipe.body)
-            if gguf is not None:
-                # A link shares its time stamp with the file, which therefore has a new one.
-                self.ledger.record_digest(gguf, self.variant, source)
-        except OSError as error:
-            raise RfctlError(
-                "direct.write-failed", path=direct.store.root, detail=error.strerror or str(error)
-            ) from error
-        present = self.client.find(self.name)
-        if present is None or present.digest != digest:
-            if not replaced:
-                with contextlib.suppress(OSError, RfctlError):
-                    direct.store.delete(parse_name(self.name))
-            raise RfctlError("direct.not-seen", model=self.name, url=self.client.url, path=direct.store.root)
-        return self._conclude(digest, (), source, size, 0, via)
-
-    def _conclude(
-        self, digest: str, statuses: Sequence[str], source: str, size: int, uploaded: int, via: str
-    ) -> Push:
-        card = self.client.show(self.name)
-        checks = self._check(card) if self.verify else ()
-        guessed = [text for text in statuses if text.startswith("using autodetected template")]
-        if guessed and self.recipe.native:
-            params = {"template": guessed[0].rpartition(" ")[2]}
-            checks = (*checks, Check("ollama.check-template-guessed", Verdict.WARNED, params))
-        entry = Entry(
-            source=source,
-            settings=self.recipe.settings,
-            manifest=digest,
-            size=size,
-            # The uploaded blob stays beside the rewritten one (Ollama from 0.30).
-            orphan_bytes=size if card.blob_digest and f"sha256:{card.blob_digest}" != source else 0,
-            # A failed check is tried again by the next push.
-            verified=self.verify and all(check.verdict is not Verdict.FAILED for check in checks),
-            checks=tuple(_write_check(check) for check in checks),
-            provenance=dict(self.provenance),
-        )
-        self.ledger.record(self.client.url, self.name, entry)
-        return self.finish(entry, source, size, uploaded=uploaded, unchanged=False, via=via)
-
-    def finish(
-        self, entry: Entry, source: str, size: int, *, uploaded: int, unchanged: bool, via: str = ""
-    ) -> Push:
-        return Push(
-            name=self.name,
-            digest=entry.manifest,
-            source_digest=source,
-            size=size,
-            uploaded=uploaded,
-            unchanged=unchanged,
-            checks=tuple(_read_check(item) for item in entry.checks),
-            context=self.recipe.context,
-            stops=self.recipe.stops.texts,
-            family=self.recipe.family,
-            architecture=self.candidate.architecture,
-            is_embedding=self.candidate.is_embedding,
-            orphan_bytes=entry.orphan_bytes,
-            padded=self.recipe.padded,
-            seconds=time.monotonic() - self.started,
-            server_version=self.version.text,
-            via=via,
-        )
-
-    def _check(self, card: ModelCard) -> tuple[Check, ...]:
-        client, name, candidate, recipe = self.client, self.name, self.candidate, self.recipe
-        with self.reporter.stage("ollama.stage-verify", unit="items", model=name):
-            if candidate.is_embedding:
-                return (*check_embedding(client, name, candidate, card), *judge_embedding(candidate))
-            checks = check_chat(client, name, candidate, card, self.version, native=recipe.native)
-        stops = recipe.stops
-        if stops.unreachable:
-            checks = (*checks, Check("ollama.check-end-unreachable", Verdict.WARNED, {"end": stops.end}))
-        elif stops.ends_itself is not None:
-            checks = (*checks, Check("ollama.check-end", Verdict.PASSED, {"end": stops.end}))
-        return checks
-
-
-def _find_digest(content: Content, order: _Order) -> str:
-    ledger, variant = order.ledger, order.variant
-    if digest := ledger.find_digest(content.path, variant):
-        return digest
-    with order.reporter.stage("ollama.stage-hash", total=content.size, path=content.path.name) as stage:
-        digest = content.digest(stage.advance)
-    ledger.record_digest(content.path, variant, digest)
-    return digest
-
-
-def _write_check(check: Check) -> dict[str, Any]:
-    return {"id": check.id, "verdict": check.verdict.value, "params": dict(check.params)}
-
-
-def _read_check(item: Mapping[str, Any]) -> Check:
-    return Check(item["id"], Verdict(item["verdict"]), item["params"])
+__all__ = ["Push", "Sketch", "Wishes", "load_sketch", "push", "push_again", "push_file", "save_sketch"]
