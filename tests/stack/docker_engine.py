@@ -191,10 +191,11 @@ def write_override(
     services: tuple[str, ...],
     images: dict[str, str] | None = None,
     keep_check: bool = True,
+    extra: dict[str, dict[str, Any]] | None = None,
 ) -> Path:
     """A compose file that puts stubs into the shipped one; its health checks stay, only asked more often.
 
-    keep_check: False where the base file has no health checks to be changed.
+    keep_check: False where the base file has no health checks to be changed; extra: further keys by service.
     """
     mounts = [
         f"/usr/{name}:/usr/{name}:ro" for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists()
@@ -216,6 +217,8 @@ def write_override(
             for service in services
         }
     }
+    for service, keys in (extra or {}).items():
+        document["services"][service] |= keys
     if not keep_check:
         for entry in document["services"].values():
             del entry["healthcheck"]
@@ -232,10 +235,12 @@ class Stack:
         self._rfctl = rfctl
         self.modes: dict[str, str] = {}
         self.images: dict[str, str] = {}
+        self.extra: dict[str, dict[str, Any]] = {}
         self.services = CORE
 
     def environment(self) -> dict[str, str]:
-        override = write_override(self.folder / "stub.yaml", self.modes, self.services, self.images)
+        path = self.folder / "stub.yaml"
+        override = write_override(path, self.modes, self.services, self.images, extra=self.extra)
         return self.engine.environment | {"RFCTL_STACK_OVERRIDE": str(override)}
 
     def __call__(self, *arguments: str, **extra: str) -> Any:

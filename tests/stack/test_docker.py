@@ -113,11 +113,19 @@ def test_elasticsearch_that_refuses_the_machine_is_explained(stack: Stack) -> No
 
 
 def test_a_crash_loop_is_no_success(stack: Stack) -> None:
-    stack.modes["redis"] = "exit1"
-    result = stack("stack", "up", "--timeout", "20")
+    """Compose calls a service without a health check healthy as soon as it was started (exit 0)."""
+    stack.modes["minio"] = "exit1"
+    stack.extra["minio"] = {"healthcheck": {"disable": True}}
+    stack.extra["ragflow"] = {"depends_on": {"minio": {"condition": "service_started"}}}
+    result = stack("stack", "up", "--timeout", "30")
     assert result.code == 1
-    assert re.search(r"error\[stack\.(loop|stopped)\]: redis ", result.err), result.err
-    assert "next: rfctl stack logs redis\n" in result.err
+    assert re.search(r"error\[stack\.(loop|stopped)\]: minio ", result.err), result.err
+    assert "next: rfctl stack logs minio\n" in result.err
+    found = {
+        row["name"]: row["fault"] for row in json.loads(stack("stack", "status", "--json").out)["services"]
+    }
+    assert found.pop("minio") in ("loop", "stopped")
+    assert set(found.values()) == {""}
 
 
 def test_a_failing_health_check_is_shown(stack: Stack) -> None:
@@ -138,6 +146,30 @@ def test_more_executors(stack: Stack) -> None:
     result = stack("stack", "up", "--timeout", "60", "--executors", "2")
     assert result.code == 0, result.err
     assert len(re.findall(r"^executor +running +healthy", result.out, re.MULTILINE)) == 2
+
+
+def test_what_the_engine_refuses_is_explained(stack: Stack) -> None:
+    """No GPU runtime, no right to raise a limit, no network to download an image from."""
+    stack.extra["mysql"] = {"ulimits": {"memlock": {"soft": -1, "hard": -1}}}
+    limit = stack("stack", "up", "--timeout", "30")
+    if "error[stack.rlimit]" not in limit.err:
+        # An engine with all rights may raise the limit.
+        assert limit.code == 0, limit.err
+    stack.extra.clear()
+    stack.images["mysql"] = "rfctl-test/not-here:1"
+    offline = stack("stack", "up", "--timeout", "30")
+    assert (offline.code, "error[stack.image-offline]: An image cannot be downloaded: " in offline.err) == (
+        1,
+        True,
+    )
+    assert "next: Set a mirror in Docker's daemon.json or RAGFLOW_IMAGE in stack.env" in offline.err
+    stack.images.clear()
+    stack.set(RFCTL_ADDONS="gpu")
+    stack.extra["ragflow"] = {"depends_on": {name: {"condition": "service_started"} for name in CORE[1:]}}
+    gpu = stack("stack", "up", "--timeout", "30")
+    assert gpu.code == 1
+    assert "error[stack.no-gpu]: Docker cannot use the GPU: " in gpu.err
+    assert 'could not select device driver "nvidia"' in gpu.err
 
 
 def test_the_engine_is_down(stack: Stack) -> None:
