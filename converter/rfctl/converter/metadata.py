@@ -67,7 +67,8 @@ def describe_model(source: ModelSource, shapes: Mapping[str, tuple[int, ...]]) -
     pairs += _text("size_label", label)
     for name in _AFTER_SIZE:
         value = getattr(found, name)
-        pairs += _text(name, ",".join(map(str, value)) if isinstance(value, list) else value)
+        key = name.replace("license_", "license.")
+        pairs += _text(key, ",".join(map(str, value)) if isinstance(value, list) else value)
     for name in _SOURCE:
         pairs += _text(f"source.{name}", getattr(found, f"source_{name}"))
     pairs += _list_entries("base_model", found.base_models)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rfctl.converter.hparams import HParams
+import numpy as np
+
+from rfctl.converter.description import check_number
+from rfctl.converter.hparams import HParams, rope_parameters
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.sentence import MODEL_FILE, read_sentencepiece
 from rfctl.converter.source import ModelSource
 from rfctl.converter.special import list_special_pairs
 from rfctl.converter.tokenizer import load_tokenizer, read_base_vocabulary
 from rfctl.core.error import RfctlError
+
+Factors = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 DECODER_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -55,6 +60,23 @@ def head_size(hparams: HParams) -> int:
     if hparams.get("head_dim") is not None:
         return hparams.count("head_dim")
     return hparams.count("hidden_size") // hparams.count("num_attention_heads")
+
+
+def read_rope_factors(hparams: HParams, half: float) -> tuple[Factors, Factors] | None:
+    """Divisors of the frequencies for long and for short texts, None when the configuration has none.
+
+    half   how many there must be: half of the rotary dimensions
+    """
+    rope = rope_parameters(hparams)
+    if not rope.get("long_factor") and not rope.get("short_factor"):
+        return None
+    found = []
+    for key in ("long_factor", "short_factor"):
+        values = rope.get(key)
+        if not isinstance(values, list) or len(values) != half:
+            raise RfctlError("model.config-invalid", key=key, value=str(values)[:80])
+        found.append(np.array([check_number(key, value) for value in values], dtype=np.float32))
+    return found[0], found[1]
 
 
 def decoder_shapes(hparams: HParams) -> Mapping[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from rfctl.converter.description import check_number
-from rfctl.converter.expression import Expression, Shift, Slice
+from rfctl.converter.expression import Expression, RowRange, Shift, Slice
 from rfctl.converter.families.common import (
     DECODER_BLOCK,
     DECODER_BLOCK_REQUIRED,
@@ -30,6 +30,7 @@ from rfctl.converter.source import ModelSource
 from rfctl.core.error import RfctlError
 
 _TURN_END = 107
+_TOKENS = "rfctl_tokens"  # where `prepare` leaves the size of the vocabulary
 _NORMS = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
@@ -115,6 +116,16 @@ class Gemma3(Gemma2):
     }
     block_required = tuple(f"{name}.weight" for name in block_names.values())
 
+    def prepare(self, source: ModelSource, hparams: HParams) -> HParams:
+        return HParams({**hparams, _TOKENS: _count_tokens(source, hparams)})
+
+    def express(self, name: str, tensor: SourceTensor, hparams: HParams) -> Expression:
+        count = hparams.get(_TOKENS)
+        if name == "token_embd.weight" and count and tensor.shape and tensor.shape[0] > count:
+            # Rows behind the vocabulary.
+            return RowRange(Slice(tensor), 0, count)
+        return super().express(name, tensor, hparams)
+
     def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
         if hparams.get("attn_logit_softcapping") is not None:
             value = str(hparams["attn_logit_softcapping"])[:80]
@@ -133,6 +144,18 @@ class Gemma3(Gemma2):
         if source.has(MODEL_FILE):
             return super().describe_vocabulary(source, hparams)
         return describe_bpe(source, hparams)
+
+
+def _count_tokens(source: ModelSource, hparams: HParams) -> int:
+    """Size of the vocabulary; 0 when it is not known."""
+    if source.has(MODEL_FILE):
+        size = hparams.get("vocab_size")
+        return size if type(size) is int and size > 0 else 0
+    tokenizer = source.json("tokenizer.json")
+    model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    added = tokenizer.get("added_tokens") if isinstance(tokenizer, dict) else None
+    return sum(len(part) for part in (vocabulary, added) if isinstance(part, dict | list))
 
 
 FAMILIES = (Gemma(), Gemma2(), Gemma3())

@@ -40,7 +40,8 @@ from rfctl.converter.tokenizer import (
 from rfctl.core.error import RfctlError
 
 _GRANITE_SIZE = 49152  # vocabulary of Granite small and SmolLM, whose bos must not be added
-_CODELLAMA_SIZE = 32016
+_CODELLAMA_SIZE = 32016  # vocabulary of CodeLlama, whose files do not name the end of an infilled part
+_CODELLAMA_TURN_END = 32010
 _EXPERTS = Numbered(
     "block_sparse_moe.experts.",
     {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"},
@@ -100,13 +101,13 @@ class Llama(Family):
 
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
         size = hparams.get("vocab_size", 32000)
-        if size == _CODELLAMA_SIZE:
-            raise RfctlError("model.architecture-unknown", architecture="CodeLlama", path=source.path)
         config = source.json("tokenizer_config.json")
         pairs: list[KeyValue] = []
         if isinstance(config, dict) and config.get("add_prefix_space") is not None:
             pairs.append(flag("tokenizer.ggml.add_space_prefix", config["add_prefix_space"]))
         pairs += self._list_tokens(source, hparams)
+        if size == _CODELLAMA_SIZE:
+            pairs.append(uint("tokenizer.ggml.eot_token_id", _CODELLAMA_TURN_END))
         if size == _GRANITE_SIZE:
             key = "tokenizer.ggml.add_bos_token"
             if any(pair.key == key for pair in pairs):

@@ -1,25 +1,32 @@
 """MiniCPM, ERNIE 4.5 and InternLM3: Llamas with a SentencePiece vocabulary and details of their own.
 
-Source: `conversion/minicpm.py` MiniCPMModel, `ernie.py` Ernie4_5Model and `internlm.py` InternLM3Model of
-llama.cpp b11434.
+Source: `conversion/minicpm.py` MiniCPMModel and MiniCPM3Model, `ernie.py` Ernie4_5Model and `internlm.py`
+InternLM3Model of llama.cpp b11434.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from rfctl.converter.description import check_number
-from rfctl.converter.expression import Expression, Slice
-from rfctl.converter.families.common import DECODER_BLOCK, describe_sentencepiece
+from rfctl.converter.expression import Constant, Expression, Slice
+from rfctl.converter.families.common import (
+    DECODER_BLOCK,
+    DECODER_NAMES,
+    DECODER_REQUIRED,
+    describe_sentencepiece,
+    read_rope_factors,
+)
 from rfctl.converter.families.llama import Llama
+from rfctl.converter.family import Family
 from rfctl.converter.header import SourceTensor
-from rfctl.converter.hparams import HParams, rope_parameters
+from rfctl.converter.hparams import HParams
 from rfctl.converter.pair import flag, real, uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
-from rfctl.core.error import RfctlError
 
+_PLAIN = ("attn_q", "attn_k", "attn_v")
 _CHAT_END = "<|im_end|>"
 _EOS = "tokenizer.ggml.eos_token_id"
 
@@ -31,10 +38,8 @@ class MiniCpm(Llama):
     architecture = "minicpm"
 
     def generate(self, hparams: HParams) -> Iterable[tuple[str, Expression]]:
-        rope = rope_parameters(hparams)
-        if rope.get("long_factor") or rope.get("short_factor"):
-            raise RfctlError("model.rope-unsupported", kind="longrope")
-        return ()
+        size = hparams.count("hidden_size") // hparams.count("num_attention_heads")
+        return _list_factors(hparams, size)
 
     def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
         def number(name: str) -> float:
@@ -50,6 +55,62 @@ class MiniCpm(Llama):
 
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
         return describe_sentencepiece(source, hparams)
+
+
+class MiniCpm3(Family):
+    """MiniCPM3: compressed attention."""
+
+    hf_architectures = ("MiniCPM3ForCausalLM",)
+    architecture = "minicpm3"
+    block_prefix = "model.layers."
+    names: ClassVar[Mapping[str, str]] = DECODER_NAMES
+    block_names: ClassVar[Mapping[str, str]] = {
+        **{name: mapped for name, mapped in DECODER_BLOCK.items() if mapped not in _PLAIN},
+        "self_attn.q_a_proj": "attn_q_a",
+        "self_attn.q_a_layernorm": "attn_q_a_norm",
+        "self_attn.q_b_proj": "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+        "self_attn.kv_b_proj": "attn_kv_b",
+    }
+    block_required = tuple(f"{name}.weight" for name in block_names.values())
+
+    def require(self, hparams: HParams) -> tuple[str, ...]:
+        return DECODER_REQUIRED
+
+    def generate(self, hparams: HParams) -> Iterable[tuple[str, Expression]]:
+        return _list_factors(hparams, hparams.count("qk_rope_head_dim"))
+
+    def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
+        rotary = hparams.count("qk_rope_head_dim")
+        return [
+            uint("general.file_type", file_type),
+            uint("minicpm3.context_length", hparams.count("max_position_embeddings")),
+            uint("minicpm3.embedding_length", hparams.count("hidden_size")),
+            uint("minicpm3.block_count", self.count_blocks(hparams)),
+            uint("minicpm3.feed_forward_length", hparams.count("intermediate_size")),
+            uint("minicpm3.attention.head_count", hparams.count("num_attention_heads")),
+            uint("minicpm3.attention.head_count_kv", hparams.count("num_key_value_heads")),
+            real(
+                "minicpm3.attention.layer_norm_rms_epsilon",
+                check_number("rms_norm_eps", hparams.get("rms_norm_eps")),
+            ),
+            uint("minicpm3.vocab_size", hparams.count("vocab_size")),
+            uint("minicpm3.attention.q_lora_rank", hparams.count("q_lora_rank")),
+            uint("minicpm3.attention.kv_lora_rank", hparams.count("kv_lora_rank")),
+            uint("minicpm3.attention.key_length", hparams.count("qk_nope_head_dim") + rotary),
+            uint("minicpm3.rope.dimension_count", rotary),
+        ]
+
+    def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
+        return describe_sentencepiece(source, hparams)
+
+
+def _list_factors(hparams: HParams, size: int) -> Iterator[tuple[str, Expression]]:
+    factors = read_rope_factors(hparams, size / 2)
+    if factors is not None:
+        yield "rope_factors_long.weight", Constant(factors[0])
+        yield "rope_factors_short.weight", Constant(factors[1])
 
 
 class Ernie45(Llama):
@@ -103,4 +164,4 @@ class InternLm3(Llama):
         return pairs
 
 
-FAMILIES = (MiniCpm(), Ernie45(), InternLm3())
+FAMILIES = (MiniCpm(), MiniCpm3(), Ernie45(), InternLm3())

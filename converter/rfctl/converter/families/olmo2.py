@@ -29,6 +29,7 @@ _BLOCK = {
     "post_attention_layernorm": "post_attention_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_MOST_LAYERS = 10_000
 _EXAONE_FACTOR = 16.0
 
 
@@ -84,8 +85,11 @@ class Exaone4(Olmo2):
         pairs.append(uint("exaone4.attention.sliding_window", hparams.count("sliding_window")))
         slides = read_sliding_layers(hparams)
         step = hparams.get("sliding_window_pattern")
+        count = self.count_blocks(hparams)
         if slides is None and type(step) is int and step > 0:
-            slides = every_layer_but(step, self.count_blocks(hparams))
+            slides = every_layer_but(step, count)
+        elif slides is None and isinstance(step, str) and step and count <= _MOST_LAYERS:
+            slides = [step[number % len(step)] == "L" for number in range(count)]  # such as LLLG
         if slides is not None:
             pairs.append(flags("exaone4.attention.sliding_window_pattern", slides))
         return pairs

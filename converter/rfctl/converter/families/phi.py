@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-import numpy as np
-
 from rfctl.converter.description import check_number
 from rfctl.converter.expression import Constant, Expression
 from rfctl.converter.families.common import (
     DECODER_NAMES,
     describe_bpe,
     describe_sentencepiece,
+    read_rope_factors,
     require_output,
 )
 from rfctl.converter.family import Family
@@ -95,13 +94,13 @@ class Phi3(Family):
         return require_output(hparams)
 
     def generate(self, hparams: HParams) -> Iterable[tuple[str, Expression]]:
-        factors = _read_factors(hparams)
+        factors = read_rope_factors(hparams, _count_rotary(hparams, 1.0) / 2)
         if factors:
             yield "rope_factors_long.weight", Constant(factors[0])
             yield "rope_factors_short.weight", Constant(factors[1])
 
     def describe_generated(self, hparams: HParams) -> Iterable[KeyValue]:
-        if _read_factors(hparams):
+        if read_rope_factors(hparams, _count_rotary(hparams, 1.0) / 2):
             yield real("phi3.rope.scaling.attn_factor", _attention_factor(hparams))
 
     def describe(self, source: ModelSource, hparams: HParams, file_type: int) -> list[KeyValue]:
@@ -144,21 +143,6 @@ def _count_rotary(hparams: HParams, default: float | None) -> int:
 def _original_context(hparams: HParams) -> int:
     rope = HParams(rope_parameters(hparams))
     return rope.count("original_max_position_embeddings")
-
-
-def _read_factors(hparams: HParams) -> tuple[np.ndarray, np.ndarray] | None:
-    """Long and short rope factors (float32), None when the configuration has none."""
-    rope = rope_parameters(hparams)
-    if not rope.get("long_factor"):
-        return None
-    half = _count_rotary(hparams, 1.0) / 2
-    found = []
-    for key in ("long_factor", "short_factor"):
-        values = rope.get(key)
-        if not isinstance(values, list) or len(values) != half:
-            raise RfctlError("model.config-invalid", key=key, value=str(values)[:80])
-        found.append(np.array([check_number(key, value) for value in values], dtype=np.float32))
-    return found[0], found[1]
 
 
 def _attention_factor(hparams: HParams) -> float:
