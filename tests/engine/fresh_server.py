@@ -44,6 +44,7 @@ class ColdDouble(Double):
         super().__init__()
         self.models = dict(Double.models)  # tests take some away
         self.loaded: set[str] = set()
+        self.lists_capabilities = True
         self.num_ctx: dict[str, int] = {"smollm2:135m": 2048}
 
     async def _generate(self, request: Request) -> Response:
@@ -54,7 +55,8 @@ class ColdDouble(Double):
         return JSONResponse(
             {
                 "models": [
-                    {"name": name, "model": name, "digest": name, "size": 1, "capabilities": capabilities}
+                    {"name": name, "model": name, "digest": name, "size": 1}
+                    | ({"capabilities": capabilities} if self.lists_capabilities else {})
                     for name, (capabilities, _) in self.models.items()
                 ]
             }

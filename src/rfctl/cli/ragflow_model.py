@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 OLLAMA_CONTEXT = 4096
 
 
-def kind_of(entry: ModelEntry) -> str:
-    """ "chat" or "embedding"."""
-    return "embedding" if "embedding" in entry.capabilities else "chat"
+def kind_of(client: OllamaClient, entry: ModelEntry) -> str:
+    """ "chat" or "embedding"; a server that does not list what its models can do is asked about each."""
+    capabilities = entry.capabilities or client.show(entry.name).capabilities
+    return "embedding" if "embedding" in capabilities else "chat"
 
 
 def choose_entry(client: OllamaClient, kind: str, wanted: str) -> ModelEntry:
@@ -34,10 +35,10 @@ def choose_entry(client: OllamaClient, kind: str, wanted: str) -> ModelEntry:
         entry = client.find(wanted)
         if entry is None:
             raise RfctlError("ollama.model-missing", model=wanted, url=client.url)
-        if kind_of(entry) != kind:
+        if kind_of(client, entry) != kind:
             raise UsageError("setup.model-kind", name=entry.name, kind=kind)
         return entry
-    found = [entry for entry in client.models() if kind_of(entry) == kind]
+    found = [entry for entry in client.models() if kind_of(client, entry) == kind]
     if not found:
         raise UsageError("setup.no-model", kind=kind, url=client.url)
     if len(found) > 1:
@@ -55,7 +56,7 @@ def specify(app: App, client: OllamaClient, entry: ModelEntry) -> ModelSpec:
     if isinstance(own, int) and own > 0:
         return ModelSpec(entry.name, own)
     limit = card.context_length or entry.context_length or OLLAMA_CONTEXT
-    if kind_of(entry) == "embedding":
+    if kind_of(client, entry) == "embedding":
         return ModelSpec(entry.name, limit)
     tokens = min(limit, OLLAMA_CONTEXT)
     if tokens < limit:
@@ -67,7 +68,7 @@ def warm(app: App, client: OllamaClient, entry: ModelEntry) -> None:
     """Load a model, so that RAGFlow's test call, which waits for ten seconds, finds it ready."""
     with app.reporter().stage("setup.stage-warm", unit="seconds") as stage:
         stage.update(detail=entry.name)
-        if kind_of(entry) == "embedding":
+        if kind_of(client, entry) == "embedding":
             client.embed(entry.name, ["warm"])
         else:
             client.generate(entry.name, "")
@@ -112,7 +113,7 @@ def register(
     spec = ModelSpec(entry.name, num_ctx) if num_ctx else specify(app, client, entry)
     warm(app, client, entry)
     place = find_address(app, ragflow, client.url, [entry.name], address)
-    kind = kind_of(entry)
+    kind = kind_of(client, entry)
     return ragflow.ensure_models(
         ollama_url=place,
         chat=spec if kind == "chat" else None,
