@@ -270,6 +270,19 @@ def test_an_odd_answer_is_an_error_of_ours(
         fetch(source(server, Path("/models")), tmp_path / "here")
 
 
+def test_a_server_that_tells_no_hash_is_not_believed(
+    server: SshServer, hostile: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    """It lists one empty file, and answers the question for its hash with the same list."""
+    hostile(b"0\t1\tempty.txt\0")
+    with pytest.raises(RfctlError, match=r"bring\.answer-odd"):
+        fetch(source(server, Path("/models")), tmp_path / "here")
+    assert not (tmp_path / "here" / "models" / "empty.txt").exists()
+    hostile(b"0\t1\ta.txt\x000\t1\tb.txt\0")
+    with pytest.raises(RfctlError, match=r"bring\.answer-odd"):
+        fetch(source(server, Path("/models")), tmp_path / "here")
+
+
 def test_sources() -> None:
     assert parse_source("li@gpu:models/a b.gguf") == Source("li@gpu", "models/a b.gguf")
     assert parse_source("gpu:~/m.gguf").path == "m.gguf"

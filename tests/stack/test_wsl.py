@@ -120,7 +120,9 @@ def test_what_needs_an_administrator_is_printed_and_the_rest_is_done(rfctl: Run,
     assert machine.log() == ["powershell.exe 06-autostart.ps1 -Distribution Ubuntu"]
 
 
-def test_a_step_that_fails_is_named_and_the_others_wait(rfctl: Run, tmp_path: Path) -> None:
+def test_a_step_that_fails_is_named_and_the_others_wait(
+    rfctl: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
     machine = WindowsMachine(tmp_path, "ollama-windows")
     state = machine.read()
     line = "powershell.exe 06-autostart.ps1 -Distribution Ubuntu"
@@ -129,6 +131,12 @@ def test_a_step_that_fails_is_named_and_the_others_wait(rfctl: Run, tmp_path: Pa
     done = rfctl("deploy", "wsl", "apply", "--yes", env=machine.environment())
     assert done.code == 1
     assert "error[wsl.step-failed]: The step autostart failed: 拒绝访问。" in done.err
+    # What a step did before it failed is taken back too.
+    shown = rfctl("deploy", "wsl", "plan", "--undo", env=machine.environment())
+    assert shown.out.rstrip().endswith("06-autostart.ps1 -Distribution Ubuntu -Undo")
+    broken = Path(environment["RFCTL_HOME"]) / "data" / "deploy" / "wsl-applied.json"
+    broken.write_text('[{"step": 1}]', encoding="utf-8")
+    assert rfctl("deploy", "wsl", "plan", "--undo", env=machine.environment()).code == 2
 
 
 def test_without_windows_the_command_says_so(rfctl: Run) -> None:

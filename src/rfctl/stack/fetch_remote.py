@@ -118,6 +118,9 @@ class Hashes:
         seconds = LIST_SECONDS + sum(one.size for one in files) / SLOW_BYTES_PER_SECOND
         command = "sha256sum -z -- " + " ".join(quoted(self._source, one) for one in files)
         answers = _capture(self._source, command, seconds).split(b"\0")
+        if len(answers) != len(files) + 1:
+            detail = f"{len(answers) - 1} hashes for {len(files)} files"
+            raise RfctlError("bring.answer-odd", source=self._source, detail=detail)
         for one, answer in zip(files, answers, strict=False):
             digest = answer[:64].decode("ascii", errors="replace")
             if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):

@@ -52,7 +52,7 @@ def apply(
     """Do every step of `plan` in order. agree: raises RefusedError for a no.
 
     Steps that need an administrator are left when this process is none; what comes after them is still done.
-    Raises RfctlError `wsl.step-failed` for a command that fails; earlier steps stay done and are remembered.
+    Raises RfctlError `wsl.step-failed` for a command that fails; it and the earlier steps are remembered.
     """
     outcomes = []
     for step in plan.steps:
@@ -60,10 +60,11 @@ def apply(
             outcomes.append(Outcome(step.id, LEFT, shown(step)))
             continue
         agree(step)
+        # First, so that a kill in the middle of the step does not lose its way back.
+        _remember(ledger, Applied(step.id, step.undo, step.place == ADMIN))
         with reporter.stage("wsl.stage-step", unit="seconds", step=step.id):
             found = run(step.command, timeout=STEP_SECONDS, environment=environment)
         _require(step.id, step.command, found)
-        _remember(ledger, Applied(step.id, step.undo, step.place == ADMIN))
         outcomes.append(Outcome(step.id, DONE, _last_line(found)))
     return outcomes
 
