@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ssh_server import SshServer, free_port, is_open, run_server
 
+from rfctl.core.data import data_folder
 from rfctl.core.error import UsageError
 from rfctl.stack.tunnel import Forward, Place, Plan, Progress, State, check_host, parse_forward, ssh_command
 
@@ -271,6 +272,18 @@ def test_maps() -> None:
     assert parse_forward("15000:11434") == Forward("127.0.0.1", 15000, "127.0.0.1", 11434)
     assert parse_forward("18080:rag.internal:ragflow") == Forward("127.0.0.1", 18080, "rag.internal", 9380)
     assert parse_forward("web", is_reverse=True).argument == ("-R", "127.0.0.1:8080:127.0.0.1:8080")
+
+
+def test_the_unit_holds_a_tunnel_as_we_do() -> None:
+    text = (data_folder("deploy") / "tunnel" / "rfctl-tunnel.service").read_text(encoding="ascii")
+    words = next(line for line in text.splitlines() if line.startswith("ExecStart=")).split()
+    ours = ssh_command(Plan("x", "%i", (parse_forward("ollama"), parse_forward("ragflow"))))
+    options = {word for word in ours if word.endswith(("=yes", "=15", "=3"))} - {"ConnectTimeout=15"}
+    assert options <= set(words)
+    assert words[-2:] == ours[-2:] == ["--", "%i"]
+    assert [words[index + 1] for index, word in enumerate(words) if word == "-L"] == [
+        ours[index + 1] for index, word in enumerate(ours) if word == "-L"
+    ]
 
 
 def test_progress_waits_for_every_remote_forward() -> None:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from rfctl.core.error import UsageError
 from rfctl.stack.evidence import Evidence
 from rfctl.stack.wsl import Distribution, Machine, read_machine
 from rfctl.stack.wsl_capture import Folders
-from rfctl.stack.wsl_plan import Wish, make_plan
+from rfctl.stack.wsl_config import merge, wanted
+from rfctl.stack.wsl_plan import Step, Wish, make_plan
 
 Run = Callable[..., Any]
 STATES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -189,6 +191,70 @@ def test_every_plan_is_whole(
         # Containers reach Ollama in the end, on whichever side it is.
         assert plan.ollama == "distro" or "ollama-reach" in ids
         assert plan.ollama == "windows" or "ollama-bridge" in ids
+
+
+def after(machine: Machine, step: Step) -> Machine:
+    """The machine once the step was done, as Windows would tell it then."""
+    port = 443
+    changes: dict[str, dict[str, Any]] = {
+        "update": {"wsl": "store"},
+        "generation": {"distributions": (Distribution("Ubuntu", 2, is_default=True),)},
+        "config": {
+            "config": merge(machine.config, wanted(str(step.params.get("memory", "")))),
+            "mode": "nat",
+        },
+        "systemd": {"has_systemd": True},
+        "one-engine": {"engines": frozenset({"desktop"})},
+        "desktop": {"engines": machine.engines | {"desktop"}},
+        "engine": {"engines": machine.engines | {"distro"}},
+        "ollama-windows": {"ollama": machine.ollama | {"windows"}},
+        "ollama-distro": {"ollama": machine.ollama | {"distro"}},
+        "ollama-reach": {"ollama_host": "0.0.0.0", "has_rule": True},
+        "ollama-bridge": {"distro_ollama_host": "172.17.0.1:11434"},
+        "autostart": {"has_autostart": True},
+        "lan": {"has_lan_rule": True, "proxied": {port: machine.address}},
+        "restart": {"mode": "nat"},
+    }
+    return replace(machine, **changes[step.id])
+
+
+@given(
+    wsl=st.sampled_from(["inbox", "old", "store"]),
+    generation=st.sampled_from([1, 2]),
+    engines=st.frozensets(CHOICES),
+    ollama=st.frozensets(st.sampled_from(["windows", "distro"])),
+    mode=st.sampled_from(["nat", "mirrored", ""]),
+    memory=st.sampled_from([0, 8 << 30, 16 << 30, 64 << 30]),
+    config=st.sampled_from(["", "[wsl2]\nmemory=2GB\n", "memory=64GB\n", "[wsl2]\r\nmemory=8000MB # x\r\n"]),
+    lan_port=st.sampled_from([0, 443]),
+)
+def test_a_plan_that_was_carried_out_leaves_nothing(
+    wsl: str,
+    generation: int,
+    engines: frozenset[str],
+    ollama: frozenset[str],
+    mode: str,
+    memory: int,
+    config: str,
+    lan_port: int,
+) -> None:
+    machine = Machine(
+        wsl,
+        (Distribution("docker-desktop", 2), Distribution("Ubuntu", generation, is_default=True)),
+        mode,
+        engines,
+        ollama,
+        memory=memory,
+        config=config,
+        has_systemd=False,
+        address="172.24.1.2",
+    )
+    wish = Wish(lan_port=lan_port)
+    # Who has two engines keeps one of them, and a second look then follows that choice.
+    for _ in range(2):
+        for step in make_plan(machine, wish, FOLDERS, "python").steps:
+            machine = after(machine, step)
+    assert make_plan(machine, wish, FOLDERS, "python").steps == ()
 
 
 def test_the_text_of_wsl_conf_arrives(tmp_path: Path) -> None:

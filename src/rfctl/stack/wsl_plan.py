@@ -175,7 +175,8 @@ def _configure(
         steps.append(
             Step(step.id, step.place, step.command, step.preview, step.undo, step.params, tuple(lines[2:]))
         )
-    if steps:
+    # The plan's settings say NAT: what still runs mirrored has not been restarted since.
+    if steps or machine.mode == "mirrored":
         steps.append(Step("restart", HAND, ("wsl.exe", "--shutdown")))
     return steps
 
