@@ -60,6 +60,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaClient]:
         daemon.stop(folder)
 
 
+GPT4 = (
+    "<|start_header_id|>GPT4 Correct User<|end_header_id|>\n\n{}<|eot_id|>"
+    "<|start_header_id|>GPT4 Correct Assistant<|end_header_id|>\n\n"
+)
+
+
 def write_chat(path: Path, template: str) -> Path:
     from tiny_model import write_chat_model  # type: ignore[import-not-found]
 
@@ -137,7 +143,7 @@ def test_training_templates_are_complete_and_belong_to_families() -> None:
     assert {"qwen", "llama3", "deepseek3", "mistral", "gemma", "phi4", "glm4"} <= set(training_templates())
     for template in training_templates().values():
         assert "{content}" in template.user
-        assert template.family in families()
+        assert template.family in ("", *families())
     with pytest.raises(UsageError) as caught:
         find_training_template("nonsense")
     assert "qwen3" in str(caught.value.params["known"])
@@ -150,6 +156,12 @@ def test_training_templates_are_complete_and_belong_to_families() -> None:
         ("mistral", "<s>[INST] S\n\nA[/INST] B</s>[INST] C[/INST]"),
         ("deepseek3", "<s>S<｜User｜>A<｜Assistant｜>B</s><｜User｜>C<｜Assistant｜>"),
         ("vicuna", "SUSER: A ASSISTANT:B</s>USER: C ASSISTANT:"),
+        ("chatglm2", "[gMASK]sopS[Round 0]\n\n问：A\n\n答：B[Round 1]\n\n问：C\n\n答："),
+        ("ministral", "<s>[INST]S\n\nA[/INST]B</s>[INST]C[/INST]"),
+        ("mistral_small", "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]A[/INST]B</s>[INST]C[/INST]"),
+        ("openchat-3.6", "<s>S" + GPT4.format("A") + "B</s>" + GPT4.format("C")),
+        ("orion", "<s>SHuman: A\n\nAssistant: </s>B</s>Human: C\n\nAssistant: </s>"),
+        ("seed_coder", "<s>system\nS</s><s>user\nA</s><s>assistant\nB</s><s>user\nC</s><s>assistant\n"),
     ],
 )
 def test_training_forms(name: str, wanted: str) -> None:
@@ -160,6 +172,12 @@ def test_training_forms(name: str, wanted: str) -> None:
         {"role": "user", "content": "C"},
     ]
     assert find_training_template(name).render(messages, bos="<s>", eos="</s>") == wanted
+
+
+def test_conversations_whose_default_text_is_not_kept_are_not_compared() -> None:
+    template = find_training_template("dbrx")
+    assert template.knows([{"role": "system", "content": "S"}, {"role": "user", "content": "A"}])
+    assert not template.knows([{"role": "user", "content": "A"}])
 
 
 def test_our_copy_of_the_template_renders_as_qwen_trains() -> None:

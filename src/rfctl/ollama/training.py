@@ -14,17 +14,23 @@ from rfctl.ollama.template import Message
 
 @dataclass(frozen=True)
 class TrainingTemplate:
-    """Texts with {content}, {bos}, {eos}. family: folder in `modelfiles/`; default_system: written when a
-    conversation has no system message; system_in_user: the system text stands in the first user turn."""
+    """Texts with {content}, {bos}, {eos}, {idx}. family: folder in `modelfiles/` ("": none); default_system:
+    written when a conversation has no system message; default_left_out: there is such a text, but it is not
+    kept here; system_in_user: the system text stands in the first user turn."""
 
     name: str
-    family: str
     user: str
+    family: str = ""
     assistant: str = "{content}{eos}"
     system: str = "{content}"
     prefix: str = ""
     default_system: str = ""
     system_in_user: bool = False
+    default_left_out: bool = False
+
+    def knows(self, messages: Sequence[Message]) -> bool:
+        """Whether the prompt of this conversation can be written here."""
+        return not self.default_left_out or messages[0]["role"] == "system"
 
     def render(self, messages: Sequence[Message], *, bos: str = "", eos: str = "") -> str:
         """The text before the next answer. messages: system (optional, first), then user and assistant turns.
@@ -32,8 +38,8 @@ class TrainingTemplate:
         Order and slots as LLaMA-Factory's Template and Llama2Template have them.
         """
 
-        def fill(slot: str, content: str) -> str:
-            for name, token in (("{bos}", bos), ("{eos}", eos)):
+        def fill(slot: str, content: str, number: int = 0) -> str:
+            for name, token in (("{bos}", bos), ("{eos}", eos), ("{idx}", str(number // 2))):
                 slot = slot.replace(name, token)
             return slot.replace("{content}", content)
 
@@ -50,7 +56,7 @@ class TrainingTemplate:
                 prompt += fill(self.assistant, message["content"])
             else:
                 before = system if self.system_in_user and number == 0 else ""
-                prompt += fill(self.user, before + message["content"])
+                prompt += fill(self.user, before + message["content"], number)
         return prompt
 
 

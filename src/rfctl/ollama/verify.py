@@ -262,7 +262,8 @@ class _Proof:
                 [*self.preset, *messages], bos=template.bos_token, eos=template.eos_token
             )
             for key, messages in self.conversations.items()
-            if not any("</think>" in message["content"] for message in messages)
+            if self.training.knows([*self.preset, *messages])
+            and not any("</think>" in message["content"] for message in messages)
         }
 
     def _compare_prompts(self, kind: str, own: Mapping[str, str], served: Mapping[str, str]) -> Check:
