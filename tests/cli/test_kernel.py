@@ -79,6 +79,7 @@ def test_config_show_origin(rfctl: Run) -> None:
         "language      en             RFCTL_LANG\n"
         "profile       -              default\n"
         "ollama.url    0.0.0.0:11434  OLLAMA_HOST\n"
+        "ollama.store  -              default\n"
         "ragflow.url   -              default\n"
         "kb.default    -              default\n"
         "chat.default  -              default\n"
@@ -97,7 +98,8 @@ def test_config_set_keeps_comments_and_says_unchanged(rfctl: Run, environment: d
     with open(path, encoding="utf-8") as file:
         assert "# my own remark" in file.read()
     assert rfctl("config", "unset", "kb.default").out == f"kb.default was removed from {path}\n"
-    assert json.loads(rfctl("config", "show", "--json").out)["settings"][5]["value"] == "helper"
+    settings = json.loads(rfctl("config", "show", "--json").out)["settings"]
+    assert [one["value"] for one in settings if one["name"] == "chat.default"] == ["helper"]
 
 
 def test_an_unknown_setting_is_an_error_with_a_suggestion(rfctl: Run) -> None:
