@@ -29,6 +29,12 @@ def test_the_first_text(template: str, answer: bool | None) -> None:
     assert starts_with(template, "<s>") is answer
 
 
+DOUBLE = (
+    "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = GROW %}{% endfor %}{{ n.x|length }}"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to a limit of memory")
 @pytest.mark.parametrize(
     "template",
     [
@@ -38,6 +44,17 @@ def test_the_first_text(template: str, answer: bool | None) -> None:
         "{{ '%9999999999d' % 1 }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% for a in range(99999) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' }}{% endfor %}",
+        DOUBLE.replace("GROW", "n.x + n.x"),
+        DOUBLE.replace("GROW", "n.x ~ n.x"),
+        DOUBLE.replace("GROW", "n.x|replace('a', n.x)"),
+        DOUBLE.replace("GROW", "[n.x, n.x]|join"),
+        "{{ 'a'|center(10000000000) }}",
+        "{{ 'a'.rjust(10000000000) }}",
+        "{{ '{:10000000000}'.format(1) }}",
+        "{{ 'a'|indent(10000000000) }}",
+        "{{ '%10000000000d'|format(1) }}",
+        "{{ lipsum(100000) }}",
+        "{{ ('a' * 999999)|replace('a', 'b' * 999999) }}",
     ],
 )
 def test_greedy_templates_are_stopped(template: str) -> None:

@@ -1,10 +1,14 @@
-"""What a chat template writes first. Templates are programs of strangers: sandboxed, with a budget."""
+"""What a chat template writes first. Templates are programs of strangers: sandboxed, with a budget of steps,
+time and memory."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+import time
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -15,6 +19,8 @@ from rfctl.core.error import RfctlError
 
 _STEPS = 200_000
 _LENGTH = 1_000_000
+_SECONDS = 2.0
+_MEMORY = 256 << 20
 _WIDE = re.compile(r"\d{5}")
 _DATA = Path(__file__).parent / "data" / "training-template.toml"
 _RECORDS = ("training_args.yaml", "llamaboard_config.yaml")
@@ -34,7 +40,7 @@ def starts_with(template: str, bos: str) -> bool | None:
 
     try:
         compiled = _compile(template)
-        with _Budget(_STEPS):
+        with _limit_memory(), _Budget(_STEPS):
             pieces = compiled.generate(
                 messages=[{"role": "user", "content": "a"}],
                 bos_token=bos,
@@ -106,11 +112,38 @@ def _compile(template: str) -> Any:
     return environment.from_string(template)
 
 
+@contextlib.contextmanager
+def _limit_memory() -> Iterator[None]:
+    """Let the process grow by no more than _MEMORY inside, where the system can hold it to that (Linux).
+
+    One operation can make gigabytes out of a line (`'a'|center(10 ** 10)`, `x + x` in a loop): it then raises
+    MemoryError, and no step of a budget would come in between.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = pages * resource.getpagesize() + _MEMORY
+        is_lower = soft == resource.RLIM_INFINITY or wanted < soft
+        if is_lower:
+            resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    except (ImportError, OSError, ValueError, IndexError):
+        yield  # Windows and macOS have no such limit
+        return
+    try:
+        yield
+    finally:
+        if is_lower:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 class _Budget:
-    """Raises _SpentError after `steps` lines of Python; jinja compiles a template to Python."""
+    """Raises _SpentError after `steps` lines of Python or _SECONDS; jinja compiles a template to Python."""
 
     def __init__(self, steps: int) -> None:
         self._left = steps
+        self._end = time.monotonic() + _SECONDS
         self._before: Any = None
 
     def __enter__(self) -> None:
@@ -122,6 +155,6 @@ class _Budget:
 
     def _count(self, frame: FrameType, event: str, argument: Any) -> Any:
         self._left -= 1
-        if self._left < 0:
+        if self._left < 0 or (self._left % 16 == 0 and time.monotonic() > self._end):
             raise _SpentError
         return self._count

@@ -67,6 +67,8 @@ def find_lost_tokens(path: Path, config: Mapping[str, Any], draft: Plan) -> list
 
 def find_paired_merges(path: Path) -> list[Finding]:
     """Merges written as pairs, the form that older importers cannot read."""
+    if not (path / _FILE).is_file():
+        return []
     try:
         with (path / _FILE).open("rb") as file:
             data = file.read(_MOST_BYTES)

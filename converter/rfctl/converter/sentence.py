@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor
-
 from rfctl.converter.hparams import HParams
 from rfctl.converter.protobuf import list_fields
 from rfctl.converter.source import ModelSource
@@ -69,6 +67,8 @@ def load_processor(source: ModelSource, file: str) -> Any:
     path = source.path / file
     if path.stat().st_size > _MAX_MODEL:
         raise RfctlError("model.tokenizer-malformed", file=file, what=f"> {_MAX_MODEL} bytes")
+    from sentencepiece import SentencePieceProcessor  # only models with a tokenizer.model pay for it
+
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromFile(str(path))

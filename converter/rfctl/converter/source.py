@@ -7,7 +7,10 @@ name order; where there is an index, its names and the names in the files must b
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +24,7 @@ from rfctl.core.error import RfctlError
 INDEX = "model.safetensors.index.json"
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
+_BINARY, _NO_WAIT = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True)
@@ -170,18 +174,49 @@ def _other_weights(path: Path) -> Iterator[str]:
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str | None:
     """A UTF-8 file of at most `limit` bytes, None if absent. Raises RfctlError `model.file-unreadable`."""
     try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+        if path.is_symlink():
+            _refuse_foreign(path)
+        data = _read_regular(path, limit + 1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise RfctlError("model.file-unreadable", file=path.name, what=error.strerror or "") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        what = getattr(error, "strerror", None) or "name"
+        raise RfctlError("model.file-unreadable", file=path.name, what=what) from error
     if len(data) > limit:
         raise RfctlError("model.file-unreadable", file=path.name, what=f"> {limit} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RfctlError("model.file-unreadable", file=path.name, what="not UTF-8") from error
+
+
+def _read_regular(path: Path, limit: int) -> bytes:
+    """Up to `limit` bytes of a regular file. A pipe in its place would otherwise be waited for forever."""
+    descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise for a link that leads out of the model directory: its text could end up in a file that is shared.
+
+    The hub's cache keeps contents in `blobs` beside `snapshots/COMMIT`; links to there are its own.
+    """
+    folder, target = path.parent.resolve(), path.resolve()
+    own = [
+        folder,
+        *(parent / "blobs" for parent in folder.parents if folder.is_relative_to(parent / "snapshots")),
+    ]
+    if not any(target.is_relative_to(place) for place in own):
+        raise RfctlError("model.link-outside", file=path.name, path=folder)
 
 
 def read_json(path: Path, limit: int = MAX_TEXT_BYTES) -> Any:
@@ -192,5 +227,7 @@ def read_json(path: Path, limit: int = MAX_TEXT_BYTES) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = f"{error.msg}, line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "too deep"
+        where = "too deep" if isinstance(error, RecursionError) else "a number is too long"
+        if isinstance(error, json.JSONDecodeError):
+            where = f"{error.msg}, line {error.lineno}"
         raise RfctlError("model.json-malformed", file=path.name, what=where) from error
