@@ -133,7 +133,7 @@ def test_a_connection_that_breaks_is_taken_up_again(server: SshServer, tmp_path:
     big = tmp_path / "far.gguf"
     with big.open("wb") as file:
         file.write(CONTENT)
-        file.truncate(60 << 20)
+        file.truncate(70 << 20)  # big enough to be hashed there meanwhile
     partial = tmp_path / "here" / "far.gguf.partial"
     killed: list[int] = []
     stop = threading.Event()

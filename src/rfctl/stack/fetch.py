@@ -57,10 +57,11 @@ def fetch(source: Source, folder: Path, *, reporter: Reporter = SILENT) -> list[
         raise UsageError("bring.busy", path=targets[0])
     try:
         _require_space(files, targets, folder)
-        hashes = Hashes(source, files)
-        return [
-            _fetch_one(source, one, path, hashes, reporter) for one, path in zip(files, targets, strict=True)
-        ]
+        with Hashes(source, files) as hashes:
+            return [
+                _fetch_one(source, one, path, hashes, reporter)
+                for one, path in zip(files, targets, strict=True)
+            ]
     finally:
         lock.release()
         with contextlib.suppress(OSError):
@@ -94,6 +95,7 @@ def _fetch_one(source: Source, file: Remote, path: Path, hashes: Hashes, reporte
         raise UsageError("bring.other-file", path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
     resumed = _resume_point(source, file, path)
+    hashes.begin(file)
     with reporter.stage("bring.bringing", total=file.size, name=path.name) as stage:
         stage.update(done=resumed)
         _transfer(source, file, path, stage)

@@ -13,7 +13,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from types import TracebackType
+from typing import IO, Self
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError, UsageError
 from rfctl.stack.tunnel import check_host
@@ -92,14 +93,38 @@ def _argument(path: str) -> str:
 
 
 class Hashes:
-    """sha256 as the server computes them; the first question starts the work for all files."""
+    """sha256 as the server computes them; a context manager that ends what it began there."""
 
     def __init__(self, source: Source, files: Sequence[Remote]) -> None:
         self._source = source
         self._files = list(files)
         self._known: dict[str, str] = {}
+        self._stack = contextlib.ExitStack()
+        self._begun: tuple[Remote, subprocess.Popen[bytes], IO[bytes]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def begin(self, file: Remote) -> None:
+        """Let the server hash a big file while its bytes are on their way."""
+        if file.size >= _BIG_BYTES and file.name not in self._known:
+            self._stack.close()
+            self._begun = (file, *self._stack.enter_context(open_ssh(self._source, self._command([file]))))
 
     def get(self, file: Remote) -> str:
+        """Raises RfctlError, AuthError, UnreachableError."""
+        if self._begun is not None and self._begun[0] == file:
+            _, process, errors = self._begun
+            self._begun = None
+            # A connection that broke in the meantime is no answer: the question is asked again below.
+            with contextlib.suppress(UnreachableError):
+                self._learn([file], _read_all(self._source, process, errors, self._seconds([file])))
+            self._stack.close()
         if file.name not in self._known:
             index = self._files.index(file)
             for one in self._batches(self._files[index : index + _HASH_BATCH]):
@@ -115,9 +140,17 @@ class Hashes:
         yield from ([one] for one in files if one.size >= _BIG_BYTES)
 
     def _ask(self, files: Sequence[Remote]) -> None:
-        seconds = LIST_SECONDS + sum(one.size for one in files) / SLOW_BYTES_PER_SECOND
-        command = "sha256sum -z -- " + " ".join(quoted(self._source, one) for one in files)
-        answers = _capture(self._source, command, seconds).split(b"\0")
+        self._learn(files, _capture(self._source, self._command(files), self._seconds(files)))
+
+    def _command(self, files: Sequence[Remote]) -> str:
+        return "sha256sum -z -- " + " ".join(quoted(self._source, one) for one in files)
+
+    @staticmethod
+    def _seconds(files: Sequence[Remote]) -> float:
+        return LIST_SECONDS + sum(one.size for one in files) / SLOW_BYTES_PER_SECOND
+
+    def _learn(self, files: Sequence[Remote], data: bytes) -> None:
+        answers = data.split(b"\0")
         if len(answers) != len(files) + 1:
             detail = f"{len(answers) - 1} hashes for {len(files)} files"
             raise RfctlError("bring.answer-odd", source=self._source, detail=detail)
@@ -158,17 +191,21 @@ def open_ssh(source: Source, remote: str) -> Iterator[tuple[subprocess.Popen[byt
 def _capture(source: Source, remote: str, seconds: float) -> bytes:
     """What a command on the server prints, at most 4 MiB. Raises RfctlError."""
     with open_ssh(source, remote) as (process, errors):
-        killer = _Deadline(process, seconds)
-        assert process.stdout is not None  # opened as a pipe
-        data = process.stdout.read(MAX_LIST_BYTES + 1)
-        if len(data) > MAX_LIST_BYTES:
-            raise RfctlError("bring.too-many", source=source, count=MAX_FILES, limit=MAX_FILES)
-        process.wait()
-        killer.cancel()
-        if killer.is_over:
-            raise UnreachableError("bring.timeout", source=source, seconds=round(seconds))
-        if process.returncode != 0:
-            raise _failure(source, last_words(errors, process.returncode), process.returncode)
+        return _read_all(source, process, errors, seconds)
+
+
+def _read_all(source: Source, process: subprocess.Popen[bytes], errors: IO[bytes], seconds: float) -> bytes:
+    killer = _Deadline(process, seconds)
+    assert process.stdout is not None  # opened as a pipe
+    data = process.stdout.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        raise RfctlError("bring.too-many", source=source, count=MAX_FILES, limit=MAX_FILES)
+    process.wait()
+    killer.cancel()
+    if killer.is_over:
+        raise UnreachableError("bring.timeout", source=source, seconds=round(seconds))
+    if process.returncode != 0:
+        raise _failure(source, last_words(errors, process.returncode), process.returncode)
     return data
 
 
