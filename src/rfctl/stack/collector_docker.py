@@ -13,6 +13,8 @@ from rfctl.stack.child import Capture, run
 from rfctl.stack.project import Project, parse_env, pins, secret_faults
 
 SECONDS = 3.0
+# Clients before 23.0 take the word "json" for a template and print it; this they all understand.
+JSON = "{{json .}}"
 CONTAINER_OLLAMA = "http://host.docker.internal:11434"
 # Services that an add-on moves to a server of one's own, and images that an add-on brings.
 _OUTSIDE = {
@@ -40,7 +42,7 @@ def collect_docker(
         return values | {"docker.version": Capture("missing")}
     with ThreadPoolExecutor(2) as pool:
         compose = pool.submit(docker, "compose", "version", "--short")
-        values["docker.version"] = docker("version", "--format", "json")
+        values["docker.version"] = docker("version", "--format", JSON)
         values["docker.compose"] = compose.result()
     if known["stack.is-initialised"]:
         values["stack.images"] = _images(known["stack.addons"])
@@ -49,19 +51,12 @@ def collect_docker(
     name = known["stack.project"]
     label = f"label=com.docker.compose.project={name}"
     questions: dict[str, tuple[str, ...]] = {
-        "docker.info": ("info", "--format", "json"),
-        "docker.contexts": ("context", "ls", "--format", "json"),
-        "docker.images": ("images", "--format", "json"),
-        "docker.ps": ("ps", "-a", "--filter", label, "--format", "json"),
-        "docker.volumes": ("volume", "ls", "--format", "json"),
+        "docker.info": ("info", "--format", JSON),
+        "docker.contexts": ("context", "ls", "--format", JSON),
+        "docker.images": ("images", "--format", JSON),
+        "docker.ps": ("ps", "-a", "--filter", label, "--format", JSON),
+        "docker.volumes": ("volume", "ls", "--format", JSON),
     }
-    # Clients before 23.0 take "json" for a template: they print the word.
-    legacy = _client_major(values["docker.version"]) < 23
-    if legacy:
-        questions = {
-            key: tuple("{{json .}}" if part == "json" else part for part in parts)
-            for key, parts in questions.items()
-        }
     with ThreadPoolExecutor(len(questions)) as pool:
         futures = {key: pool.submit(docker, *parts) for key, parts in questions.items()}
         values |= {key: future.result() for key, future in futures.items()}
@@ -149,10 +144,3 @@ def _answers(version: Capture) -> bool:
         return bool(json.loads(version.out)["Server"])
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _client_major(version: Capture) -> int:
-    try:
-        return int(str(json.loads(version.out)["Client"]["Version"]).partition(".")[0])
-    except (ValueError, KeyError, TypeError):
-        return 23
