@@ -13,7 +13,7 @@ from rfctl.core.error import RfctlError, VerdictError
 from rfctl.core.gguf_header import read_header
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.probe import Support, make_probe, probe
-from rfctl.ollama.push import push
+from rfctl.ollama.push import LARGE_BYTES, push
 
 
 class Prober(Keeper):
@@ -95,3 +95,37 @@ def test_an_unreachable_server_is_no_answer(tmp_path: Path) -> None:
 
     with Failing() as server, OllamaClient(server.url) as client:
         assert probe(client, path).answer is Support.UNKNOWN
+
+
+def test_a_large_file_is_probed_before_the_upload_and_once_per_version(tmp_path: Path) -> None:
+    path, ledger = write_gguf(tmp_path / "m.gguf"), tmp_path / "ledger.json"
+    with path.open("ab") as file:
+        file.truncate(LARGE_BYTES + 1)  # sparse; behind the tensors
+
+    class Asked(Prober):
+        refuses = False
+
+        def _create(self, body: Any) -> Response:
+            return super()._create(body) if self.refuses else Keeper._create(self, body)
+
+    def names(server: Keeper) -> list[str]:
+        return [item.json["model"][:11] for item in server.requests if item.path == "/api/create"]
+
+    with Asked(version="0.33.1") as server, OllamaClient(server.url) as client:
+        server.loading = "error loading model: unknown model architecture: 'llama'"
+        with pytest.raises(VerdictError) as caught:
+            push(client, path, "m", ledger_path=ledger, verify=False)
+        assert caught.value.id == "ollama.architecture-unknown"
+        assert names(server) == ["rfctl-probe"]
+        assert sum(len(item.body) for item in server.requests) < 1 << 16  # nothing large was sent
+        assert server.models == {}
+        server.loading = "error loading model: tensor 'token_embd.weight' not found"
+        push(client, path, "m", ledger_path=ledger, verify=False)
+        server.blobs.clear()
+        push(client, path, "n", ledger_path=ledger, verify=False)
+        assert names(server) == ["rfctl-probe", "rfctl-probe", "m:latest", "n:latest"]
+        server.version = "0.33.2"
+        server.blobs.clear()
+        push(client, path, "o", ledger_path=ledger, verify=False)
+        assert names(server)[-2:] == ["rfctl-probe", "o:latest"]
+        assert set(server.models) == {"m:latest", "n:latest", "o:latest"}

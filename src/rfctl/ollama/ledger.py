@@ -116,6 +116,13 @@ class Ledger:
     def record_source(self, fingerprint: str, digests: Mapping[str, str]) -> None:
         self._change("files", {f"directory {fingerprint}": dict(digests)})
 
+    def is_supported(self, key: str) -> bool:
+        """Whether a probe with this key (server version and header) has been answered with yes."""
+        return f"probe {key}" in self._document["files"]
+
+    def record_support(self, key: str) -> None:
+        self._change("files", {f"probe {key}": {}})
+
     @contextlib.contextmanager
     def hold(self, url: str, name: str) -> Iterator[None]:
         """While it is held no other process of this user pushes `name` to `url`: each would record its own

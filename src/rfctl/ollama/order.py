@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from rfctl.ollama.direct import Direct, place_file, register
 from rfctl.ollama.embedding import demand_pooling, judge_embedding
 from rfctl.ollama.ledger import Entry, Ledger
 from rfctl.ollama.name import parse_name
-from rfctl.ollama.probe import probe
+from rfctl.ollama.probe import Support, make_probe, probe
 from rfctl.ollama.proof import Check, Verdict, check_chat, check_embedding
 from rfctl.ollama.recipe import Wishes, decide
 
@@ -127,13 +128,27 @@ class Order:
             raise RfctlError("ollama.create-vanished", model=self.name, url=self.client.url)
         return self._conclude(present.digest, statuses, source, size, uploaded, "http")
 
+    def demand_support(self) -> None:
+        """Ask a foreign server by a probe whether it can load the model, unless this version said so before.
+
+        Raises VerdictError with the cause when it cannot; a server that does not say is trusted.
+        """
+        if self.version.is_embedded:
+            return
+        key = f"{self.version.text} {hashlib.sha256(make_probe(self.candidate.path)).hexdigest()}"
+        if self.version.release is not None and self.ledger.is_supported(key):
+            return
+        with self.reporter.stage("ollama.stage-probe", unit="seconds", model=self.name):
+            found = probe(self.client, self.candidate.path)
+        if found.cause is not None:
+            raise found.cause
+        if found.answer is Support.SUPPORTED and self.version.release is not None:
+            self.ledger.record_support(key)
+
     def register(self, direct: Direct, gguf: Path | None, source: str, size: int) -> Push:
         """Put the file (None: its blob is there) into the server's own store, which sees it at once."""
-        if not self.version.is_embedded:
-            # Nothing validates a model that is registered this way.
-            found = probe(self.client, self.candidate.path)
-            if found.cause is not None:
-                raise found.cause
+        # Nothing validates a model that is registered this way.
+        self.demand_support()
         replaced = direct.store.read(parse_name(self.name)) is not None
         try:
             via = "present"

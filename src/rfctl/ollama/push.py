@@ -21,6 +21,9 @@ from rfctl.ollama.order import Order, Push, find_digest
 from rfctl.ollama.recipe import Wishes, content_of
 from rfctl.ollama.template import Message
 
+# From this size on a server is asked before the upload whether it will take the model.
+LARGE_BYTES = 64 << 20
+
 
 @dataclass(frozen=True)
 class Sketch:
@@ -99,6 +102,8 @@ def _push_held(order: Order, gguf: Path, direct: Direct | None, fall_back: bool)
         return order.finish(known, source, content.size, uploaded=0, unchanged=True)
     if direct is not None:
         return order.register(direct, gguf, source, content.size)
+    if content.size >= LARGE_BYTES and not client.has_blob(source):
+        order.demand_support()
     if order.version.rewrites_files:
         # llama-quantize writes the file anew, and the uploaded one stays until a restart.
         size = f"{content.size / 1e9:.2f}"
