@@ -201,13 +201,14 @@ def test_random_faults_end_in_one_document_each(
     proxy._random.seed(seed)
     proxy.chance = 0.25
     begin = time.monotonic()
-    for _ in range(3):
+    rounds = 0
+    while rounds < 3 or sum(proxy.injected.values()) < 3:  # the first fault may end a round
+        rounds += 1
         try:
             client.upload(dataset, paths, patience=QUICK)
         except RfctlError as error:
             assert error.id.startswith("ragflow.")
-    assert time.monotonic() - begin < 60
-    assert sum(proxy.injected.values()) >= 3
+        assert time.monotonic() - begin < 60
     proxy.heal()
     report = client.upload(dataset, paths, patience=QUICK)
     assert report.failed == ()
