@@ -191,14 +191,23 @@ def test_use_model_on_the_engine(rfctl: Run, tmp_path: Path) -> None:
 
 def test_the_addresses_of_an_ollama() -> None:
     own = {"RFCTL_ADDONS": "ollama-nvidia,tls", "RFCTL_OLLAMA_PORT": "11500"}
+    here = "http://localhost:9380"
     assert local_url(own) == "http://127.0.0.1:11500"
     assert local_url({"RFCTL_ADDONS": "tls"}) == ""
-    assert container_urls("http://127.0.0.1:11500", own) == ("http://ollama:11434",)
-    assert container_urls("http://10.0.0.4:11434", {}) == ("http://10.0.0.4:11434",)
-    assert container_urls("http://127.0.0.1:11434", {})[0] == "http://host.docker.internal:11434"
-    assert container_urls("http://[::1]:1234", {}) == (
+    assert container_urls("http://127.0.0.1:11500", own, here) == ("http://ollama:11434",)
+    assert container_urls("http://10.0.0.4:11434", {}, here) == ("http://10.0.0.4:11434",)
+    assert container_urls("http://127.0.0.1:11434", {}, here)[0] == "http://host.docker.internal:11434"
+    assert container_urls("http://[::1]:1234", {}, here) == (
         "http://host.docker.internal:1234",
         "http://172.17.0.1:1234",
         "http://host.containers.internal:1234",
         "http://[::1]:1234",
     )
+
+
+def test_a_server_elsewhere_is_told_this_machines_address() -> None:
+    """Never host.docker.internal: there that would be the other machine's own Ollama."""
+    for url in ("http://192.0.2.7:9380", "http://no-such-host.invalid:9380"):
+        (found,) = container_urls("http://127.0.0.1:11434", {}, url)
+        assert found.startswith("http://") and found.endswith(":11434")
+        assert "docker" not in found and "192.0.2.7" not in found

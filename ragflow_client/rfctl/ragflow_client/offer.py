@@ -19,13 +19,13 @@ _NO_LISTING = re.compile(r"No models found for provider '\w+'\.?$")
 def find_ollama(api: Api, urls: Sequence[str], names: Sequence[str]) -> str:
     """The first of `urls` under which the server reaches an Ollama that has all these models.
 
-    An instance that was registered with the same port comes first, under whatever host somebody chose. A
-    server before 0.26 cannot be asked: the first of `urls` is taken. Raises UsageError
+    Where several are possible, an instance that was registered with the same port comes first, under
+    whatever host somebody chose. A server before 0.26 cannot be asked: the first is taken. Raises UsageError
     `ragflow.model-not-there`, RfctlError `ragflow.ollama-unreachable` with the reason of the first.
     """
     wanted = [full_tag(name) for name in names]
     ports = {_port(url) for url in urls}
-    registered = [url for url in _instance_urls(api) if _port(url) in ports]
+    registered = [url for url in _instance_urls(api) if _port(url) in ports] if len(urls) > 1 else []
     problem: RfctlError | None = None
     for url in dict.fromkeys([*registered, *urls]):
         try:

@@ -87,7 +87,7 @@ def find_address(app: App, ragflow: Ragflow, ollama_url: str, names: list[str], 
     env = project.read() if project.is_initialised else {}
     if env and api_url(env) != ragflow.url:
         env = {}
-    return find_ollama(ragflow.api, container_urls(ollama_url, env), names)
+    return find_ollama(ragflow.api, container_urls(ollama_url, env, ragflow.url), names)
 
 
 def register(
