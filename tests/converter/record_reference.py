@@ -1,10 +1,12 @@
 """Record what the reference writes for the small models of `data/family`: sizes and sha256 of whole files.
 
-    python tests/converter/record_reference.py --llama-cpp DIR --python PYTHON [--quantize BINARY] [NAME ...]
+    python tests/converter/record_reference.py --llama-cpp DIR --python PYTHON [--quantize BINARY] [--compare]
+        [NAME ...]
 
 DIR is a llama.cpp tree, PYTHON an interpreter with what its convert_hf_to_gguf.py needs (torch included).
 A name whose outputs are recorded already is left alone unless it is named. The golden data must be at hand:
-the tokenizers come from there.
+the tokenizers come from there. With --compare every recorded file is compared with what the converter here
+writes, key by key and tensor by tensor.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 from small import FOLDER, make_small  # noqa: E402
 
 from conftest import find_shared  # noqa: E402
+from rfctl.converter.compare import compare_files  # noqa: E402
+from rfctl.converter.convert import convert  # noqa: E402
+from rfctl.converter.gguf_file import open_gguf  # noqa: E402
+from rfctl.core.error import RfctlError  # noqa: E402
 
 DIRECT = ("f32", "f16", "bf16", "q8_0", "auto")
 LOSSLESS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
@@ -45,9 +51,30 @@ def record(spec: dict[str, Any], folder: Path, options: argparse.Namespace) -> d
             command = [options.quantize, str(target), str(final), outtype, "2"]
             subprocess.run(command, check=True, capture_output=True, timeout=600)
             written = final
+        if options.compare:
+            compare(folder, written, outtype)
         data = written.read_bytes()
         outputs[outtype] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return outputs
+
+
+def compare(folder: Path, reference: Path, outtype: str) -> None:
+    """Print how our file of the model in `folder` differs from the reference's."""
+    ours = folder.parent / "ours.gguf"
+    try:
+        convert(folder, ours, outtype=outtype, two_step=outtype not in DIRECT or None)
+    except RfctlError as error:
+        print(f"  {outtype}: not converted: {error}")
+        return
+    found = compare_files(open_gguf(ours), open_gguf(reference))
+    for key in found.keys:
+        print(f"  {outtype}: {key.key} {key.kind}: ours {key.first or '-'}, reference {key.second or '-'}")
+    for tensor in found.tensors:
+        print(f"  {outtype}: {tensor.name} {tensor.kind}: {tensor.first or '-'}, {tensor.second or '-'}")
+    if found.is_same:
+        is_equal = ours.read_bytes() == reference.read_bytes()
+        print(f"  {outtype}: {'identical' if is_equal else 'the same keys and tensors in another order'}")
+    ours.unlink()
 
 
 def main() -> None:
@@ -56,6 +83,7 @@ def main() -> None:
     parser.add_argument("--python", required=True)
     parser.add_argument("--quantize", default="llama-quantize")
     parser.add_argument("--reference", default="llama.cpp b11434, transformers 4.57.6")
+    parser.add_argument("--compare", action="store_true")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     shared = find_shared()

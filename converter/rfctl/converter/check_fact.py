@@ -177,7 +177,8 @@ def _examine_tensors(facts: Facts, config: Mapping[str, Any]) -> None:
         except RfctlError as error:
             facts.findings.append(from_error(error))
     facts.findings += find_mtp(config, list(facts.weights.tensors))
-    facts.findings += compare_rows(facts.path, facts.hparams, facts.weights.tensors)
+    cuts_rows = facts.family is not None and facts.family.cuts_rows
+    facts.findings += compare_rows(facts.path, facts.hparams, facts.weights.tensors, cuts_rows=cuts_rows)
 
 
 def _demand(family: Family, hparams: HParams) -> list[Finding]:

@@ -72,6 +72,7 @@ class Family:
     numbered          tensors with a number inside the layer that are stacked
     float_names       GGUF names that stay float32 whatever the outtype
     encoded_dtypes    tensor types whose blocks a checkpoint may hold already; they are passed through
+    cuts_rows         rows of the embedding behind the vocabulary are left out
     block_required    GGUF names inside a layer, behind `blk.N.`, that llama.cpp cannot load the model without
     """
 
@@ -82,6 +83,7 @@ class Family:
     block_names: ClassVar[Mapping[str, str]]
     numbered: ClassVar[tuple[Numbered, ...]] = ()
     float_names: ClassVar[frozenset[str]] = frozenset()
+    cuts_rows: ClassVar[bool] = False
     encoded_dtypes: ClassVar[frozenset[str]] = frozenset()
     block_required: ClassVar[tuple[str, ...]]
 

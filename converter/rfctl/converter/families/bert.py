@@ -21,6 +21,7 @@ from rfctl.core.error import RfctlError
 
 _DROPPED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 _DROPPED_PREFIXES = ("cls.predictions", "cls.seq_relationship")
+_CLASSIFIER = "classifier."
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}  # llama.cpp include/llama.h, llama_pooling_type
 _MODES = (
     ("pooling_mode_mean_tokens", "mean"),
@@ -42,7 +43,11 @@ _LINEAR = (
 class Bert(Family):
     """BERT encoders."""
 
-    hf_architectures: ClassVar[tuple[str, ...]] = ("BertModel", "BertForMaskedLM")
+    hf_architectures: ClassVar[tuple[str, ...]] = (
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+    )
     architecture: ClassVar[str] = "bert"
     block_prefix: ClassVar[str] = "encoder.layer."
     names: ClassVar[Mapping[str, str]] = {
@@ -50,6 +55,9 @@ class Bert(Family):
         "embeddings.position_embeddings": "position_embd",
         "embeddings.token_type_embeddings": "token_types",
         "embeddings.LayerNorm": "token_embd_norm",
+        "classifier": "cls",
+        "classifier.dense": "cls",
+        "classifier.out_proj": "cls.output",
     }
     block_names: ClassVar[Mapping[str, str]] = {
         "attention.self.query": "attn_q",
@@ -77,6 +85,12 @@ class Bert(Family):
         if name in _DROPPED or name.startswith(_DROPPED_PREFIXES):
             return None
         return super().adapt_name(name)
+
+    def place(self, name: str, hparams: HParams) -> str:
+        # A classifier of one layer is the projection to the labels.
+        if name.startswith(_CLASSIFIER) and name.count(".") == 1 and _read_labels(hparams):
+            return name.replace(_CLASSIFIER, f"{_CLASSIFIER}out_proj.")
+        return name
 
     def shapes(self, hparams: HParams) -> Mapping[str, tuple[int, ...]]:
         hidden, inner = hparams.count("hidden_size"), hparams.count("intermediate_size")

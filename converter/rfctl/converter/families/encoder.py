@@ -39,7 +39,7 @@ _CLASSIFIER_POOLING = {"mean": 1, "cls": 2}
 class Roberta(Bert):
     """RoBERTa: positions start behind the padding token, so the rows before are cut off."""
 
-    hf_architectures = ("RobertaModel",)
+    hf_architectures: ClassVar[tuple[str, ...]] = ("RobertaModel", "RobertaForSequenceClassification")
 
     def adapt_name(self, name: str) -> str | None:
         return super().adapt_name(name.removeprefix("roberta."))
@@ -64,7 +64,7 @@ class Roberta(Bert):
 class XlmRoberta(Roberta):
     """XLM-RoBERTa with its SentencePiece vocabulary: BGE-M3, multilingual E5."""
 
-    hf_architectures = ("XLMRobertaModel",)
+    hf_architectures = ("XLMRobertaModel", "XLMRobertaForSequenceClassification")
 
     def demand(self, hparams: HParams) -> None:
         if hparams.get("lora_adaptations"):

@@ -109,6 +109,7 @@ class Gemma3(Gemma2):
 
     hf_architectures = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
     architecture = "gemma3"
+    cuts_rows = True
     block_names: ClassVar[Mapping[str, str]] = {
         **Gemma2.block_names,
         "self_attn.q_norm": "attn_q_norm",
