@@ -80,3 +80,26 @@ def test_verify_and_diff(rfctl: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "b.gguf").read_bytes()[:-100])
     assert rfctl("model", "verify", "cut.gguf").err.startswith("error[gguf.data-truncated]")
     assert rfctl("model", "verify", "my-model", model.name).err.startswith("error[model.verify-no-file]")
+
+
+def test_a_llama_cpp_tree_is_offered_and_runs_only_when_asked(
+    rfctl: Run, model: Path, tmp_path: Path
+) -> None:
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    config["architectures"] = ["QuaintForCausalLM"]
+    (model / "config.json").write_text(json.dumps(config), "utf-8")
+    tree = tmp_path / "tree"
+    for name in ("conversion/__init__.py", "gguf-py/gguf/__init__.py"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    (tree / "conversion" / "base.py").write_text("raise ValueError('it ran')", "utf-8")
+    arguments = ["model", "convert", model.name, "-o", "a.gguf"]
+    assert rfctl(*arguments).err.startswith("error[model.architecture-unknown]")
+    offered = rfctl(*arguments, env={"LLAMA_CPP": str(tree)})
+    assert offered.err.startswith("error[tree.offer]")
+    assert f"rfctl model convert {model.name} -o FILE --engine llama.cpp --llama-cpp {tree}" in offered.err
+    assert "it ran" not in offered.err
+    ran = rfctl(*arguments, "--engine", "llama.cpp", "--llama-cpp", str(tree))
+    assert "error[tree.failed]" in ran.err and "ValueError: it ran" in ran.err
+    assert rfctl(*arguments, "--engine", "llama.cpp", "--llama-cpp", "none").code == 2
+    assert not list(tmp_path.glob("*.gguf*"))

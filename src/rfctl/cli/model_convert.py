@@ -12,10 +12,14 @@ from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.kernel import CHOICES, choose_kernel
 from rfctl.cli.output import human_bytes
-from rfctl.core.error import UsageError
+from rfctl.core.error import RfctlError, UsageError
 
 if TYPE_CHECKING:
+    from rfctl.converter.plan import Plan
     from rfctl.converter.preview import Preview
+    from rfctl.converter.provenance import Provenance
+
+ENGINES = ("rfctl", "llama.cpp")
 
 
 @command("convert")
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 @click.option("--split-max-tensors", type=click.IntRange(min=1), help="Most tensors in one file.")
 @click.option("--dry-run", is_flag=True, help="Show sizes and types, write nothing.")
 @click.option("--provenance", is_flag=True)
+@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0])
+@click.option("--llama-cpp", "tree", metavar="DIR", envvar="LLAMA_CPP", type=click.Path(path_type=Path))
 def convert(
     app: App,
     directory: Path,
@@ -43,10 +49,12 @@ def convert(
     split_max_tensors: int | None,
     dry_run: bool,
     provenance: bool,
+    engine: str,
+    tree: Path | None,
 ) -> None:
     """Write a model directory as a GGUF file."""
     from rfctl.cli.model_provenance import find_provenance
-    from rfctl.converter.convert import make_plan, write
+    from rfctl.converter.convert import write
     from rfctl.converter.split import SplitRule, parse_size
 
     if target is None and not dry_run:
@@ -55,7 +63,7 @@ def convert(
     started = time.monotonic()
     choose_kernel(app, directory, outtype, kernel)
     origin = find_provenance(app, directory, adapter, outtype) if provenance and not dry_run else None
-    plan = make_plan(directory, outtype, adapter=adapter, provenance=origin)
+    plan = find_plan(app, directory, outtype, adapter, origin, engine, tree)
     if dry_run or target is None:
         from rfctl.converter.preview import preview_plan
 
@@ -80,6 +88,45 @@ def convert(
     )
     if len(result.files) > 1:
         app.out.say("model.converted-pieces", count=len(result.files))
+
+
+def find_plan(
+    app: App,
+    directory: Path,
+    outtype: str,
+    adapter: Path | None,
+    origin: Provenance | None,
+    engine: str,
+    tree: Path | None,
+) -> Plan:
+    """The plan by our own tables, or by a llama.cpp tree when that was asked for.
+
+    Raises RfctlError as `make_plan`; `tree.offer` in place of `model.architecture-unknown` where a tree could
+    do it: its code is never run without being asked for.
+    """
+    from rfctl.converter.convert import make_plan
+    from rfctl.converter.llama_cpp.front import find_tree, plan_with_tree
+    from rfctl.converter.provenance import add_provenance
+
+    if engine == ENGINES[0]:
+        try:
+            return make_plan(directory, outtype, adapter=adapter, provenance=origin)
+        except RfctlError as error:
+            if error.id != "model.architecture-unknown" or adapter is not None:
+                raise
+            found = find_tree(tree)
+            if found is None:
+                raise
+            architecture = error.params["architecture"]
+            raise RfctlError("tree.offer", architecture=architecture, tree=found, path=directory) from error
+    if adapter is not None:
+        raise UsageError("tree.adapter")
+    found = find_tree(tree)
+    if found is None:
+        raise UsageError("tree.none", path=tree or "-")
+    app.out.note("tree.runs", tree=found)
+    plan = plan_with_tree(directory, outtype, found)
+    return plan if origin is None else add_provenance(plan, origin)
 
 
 def show_preview(app: App, preview: Preview) -> None:
