@@ -22,8 +22,9 @@ from windows_machine import FOLDER, WindowsMachine
 
 from rfctl.core.data import data_folder
 from rfctl.core.error import UsageError
+from rfctl.stack.child import Capture
 from rfctl.stack.evidence import Evidence
-from rfctl.stack.wsl import Distribution, Machine, read_machine
+from rfctl.stack.wsl import Distribution, Machine, read_distributions, read_machine
 from rfctl.stack.wsl_capture import Folders
 from rfctl.stack.wsl_config import merge, wanted
 from rfctl.stack.wsl_plan import Step, Wish, make_plan
@@ -151,6 +152,48 @@ def test_facts_that_are_no_json_are_refused() -> None:
     capture = {"state": "done", "code": 1, "out": "", "err": "running scripts is disabled on this system"}
     with pytest.raises(UsageError, match=r"wsl\.no-facts.*scripts is disabled"):
         read_machine(Evidence({"windows.facts": capture}))
+
+
+NAMES = [
+    "wsl.status", "wsl.list", "wsl.version", "docker.info", "netsh.excluded", "netsh.portproxy",
+    "distro.networking", "distro.conf", "distro.init", "distro.docker", "distro.ollama", "distro.address",
+]  # fmt: skip
+ANSWERS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.builds(
+            lambda code, out: {"state": "done", "code": code, "out": out, "err": ""},
+            st.sampled_from([0, 1]),
+            st.text(max_size=60)
+            | st.sampled_from(["* Ubuntu Running 2\n", "9300 9999999999999 \n", "1.2\n"]),
+        )
+        for name in NAMES
+    },
+)
+FACTS = st.dictionaries(
+    st.sampled_from(["memory", "profile", "ollama", "ollama_host", "desktop", "elevated", "rule"]),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=2),
+)
+
+
+@given(answers=ANSWERS, facts=FACTS, config=st.text(max_size=60))
+def test_whatever_windows_says_there_is_a_plan(
+    answers: dict[str, Any], facts: dict[str, Any], config: str
+) -> None:
+    spoken = {"state": "done", "code": 0, "out": f"a profile script\n{json.dumps(facts)}\n", "err": ""}
+    machine = read_machine(Evidence({**answers, "windows.facts": spoken, "wsl.config": config}))
+    plan = make_plan(machine, Wish(lan_port=443), FOLDERS, "python")
+    assert plan.distribution
+    for step in plan.steps:
+        assert all(isinstance(word, str) for word in step.command)
+
+
+@given(st.text(max_size=80))
+def test_a_listing_gives_names_that_are_words(text: str) -> None:
+    for one in read_distributions(Capture("done", 0, text)):
+        assert one.name
+        assert not any(char.isspace() for char in one.name)
+        assert one.generation in (1, 2)
 
 
 UBUNTU = (Distribution("Ubuntu", 2, is_default=True),)

@@ -20,7 +20,7 @@ from rfctl.stack.evidence import Evidence
 DESKTOP, DISTRO, WINDOWS = "desktop", "distro", "windows"
 # Distributions that belong to a program and are nobody's home.
 _INTERNAL = ("docker-desktop", "rancher-desktop", "podman-machine")
-_ROW = re.compile(r"^(?P<mark>[*\s])\s*(?P<name>\S+)\s+(?P<state>.*\S)\s+(?P<generation>[12])\s*$")
+_ROW = re.compile(r"^(?P<mark>[*\s])\s*(?P<name>[\w.][\w.-]*)\s+(?P<state>.*\S)\s+(?P<generation>[12])\s*$")
 # Rows with a star were reserved by an administrator for programs that ask for the port itself.
 _RANGE = re.compile(r"^\s*(\d+)\s+(\d+)\s*$", re.MULTILINE)
 _PROXY = re.compile(r"^\s*(\S+)\s+(\d+)\s+(\S+)\s+(\d+)\s*$", re.MULTILINE)
@@ -99,7 +99,7 @@ def read_machine(evidence: Evidence) -> Machine:
         ollama_host=str(facts.get("ollama_host") or ""),
         distro_ollama_host=_setting(service, "OLLAMA_HOST"),
         has_systemd=init.out.strip() == "systemd" if init.is_ok else None,
-        memory=int(facts.get("memory") or 0),
+        memory=facts["memory"] if type(facts.get("memory")) is int else 0,
         profile=str(facts.get("profile") or ""),
         is_elevated=bool(facts.get("elevated")),
         has_rule=bool(facts.get("rule")),
