@@ -86,3 +86,12 @@ def test_json_that_python_stumbles_over(text: bytes, tmp_path: Path) -> None:
     (path / "config.json").write_bytes(text)
     report = check(path)
     assert {finding.id for finding in report.errors} & {"model.json-malformed", "model.file-unreadable"}
+
+
+@pytest.mark.parametrize("round_number", [493, 3376])
+def test_what_the_fuzzer_once_found(round_number: int, tmp_path: Path) -> None:
+    """An id of 1e999 in added_tokens_decoder; a piece that is no UTF-8. Two rounds of seed 77."""
+    outcome = fuzz_source.Outcome()
+    fuzz_source.run_round(77, round_number, tmp_path / "Fuzzed-1B", outcome)
+    assert not outcome.finds
+    assert outcome.counts["plan: model.tokenizer-malformed"] == 1

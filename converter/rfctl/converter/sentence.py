@@ -34,7 +34,7 @@ def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool 
     types: list[int] = [TokenType.UNUSED] * size
     scores = [_ABSENT_SCORE] * size
     for number in range(min(pieces, size)):
-        tokens[number] = processor.IdToPiece(number)
+        tokens[number] = read_piece(processor, number, MODEL_FILE)
         scores[number] = processor.GetScore(number)
         types[number] = piece_type(processor, number)
     for number, token, is_special in _list_added(source, is_plain):
@@ -77,6 +77,14 @@ def load_processor(source: ModelSource, file: str) -> Any:
     return processor
 
 
+def read_piece(processor: Any, number: int, file: str) -> str:
+    """Text of a piece of the model in `file`; raises RfctlError `model.tokenizer-malformed`."""
+    try:
+        return str(processor.IdToPiece(number))
+    except UnicodeDecodeError as error:
+        raise RfctlError("model.tokenizer-malformed", file=file, what=f"piece {number}") from error
+
+
 def piece_type(processor: Any, number: int) -> TokenType:
     """Type of a piece."""
     if processor.IsUnknown(number):
@@ -115,7 +123,7 @@ def _list_added(source: ModelSource, with_tokenizer: bool) -> list[tuple[int, st
 def _number(value: Any) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1
     if number < 0:
         raise RfctlError("model.tokenizer-malformed", file="added_tokens.json", what=f"id {value!r}"[:80])

@@ -94,23 +94,29 @@ class PartialFile:
     Raises RfctlError `model.target-full`, `model.target-unwritable`, `model.target-busy`.
     """
 
-    def __init__(self, target: Path, size: int) -> None:
+    def __init__(self, target: Path) -> None:
         self.target = target
         self.path = target.with_name(target.name + ".partial")
         self._lock = threading.Lock()
+        self._descriptor = -1
+        self._is_ours = False
+
+    def open(self, size: int) -> None:
+        """Make the file. `discard` must be sure to follow, whatever happens: an interruption may come at any
+        step, after the file is there and before this returns.
+        """
+        self._is_ours = True
         try:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY | _NO_FOLLOW, 0o644)
-        except OSError as error:
-            raise self._explain(error, size) from error
-        try:
             self._claim()
             os.ftruncate(self._descriptor, 0)
             self._reserve(size)
         except OSError as error:
-            self._drop()
+            self._is_ours = self._descriptor >= 0
+            self.discard()
             raise self._explain(error, size) from error
         except RfctlError:
-            os.close(self._descriptor)  # another process writes it: it stays
+            self._let_go()  # another process writes it: it stays
             raise
 
     def write(self, data: memoryview | bytes, offset: int) -> None:
@@ -134,17 +140,36 @@ class PartialFile:
         """Sync, and take the target's place."""
         try:
             os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            if os.name == "nt":  # an open file keeps its name there
+                self._close()
             os.replace(self.path, self.target)
+            self._is_ours = False
+            self._close()
         except OSError as error:
             self._drop()
             raise self._explain(error, 0) from error
 
     def discard(self) -> None:
         """Remove the partial file, if it has not become the target."""
-        if self._descriptor >= 0:
-            self._drop()
+        if not self._is_ours:
+            return
+        try:
+            if self._descriptor < 0:  # interrupted while it was opened or renamed
+                self._descriptor = os.open(self.path, os.O_RDWR | _BINARY | _NO_FOLLOW)
+            self._claim()
+        except (OSError, RfctlError):
+            self._let_go()  # it is not there, or it is another's by now
+            return
+        self._drop()
+
+    def _let_go(self) -> None:
+        self._is_ours = False
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _write_some(self, view: memoryview, offset: int) -> int:
         if hasattr(os, "pwrite"):
@@ -176,12 +201,12 @@ class PartialFile:
         os.ftruncate(self._descriptor, size)
 
     def _drop(self) -> None:
+        self._is_ours = False
         if self._descriptor >= 0:
             if os.name != "nt":
                 with contextlib.suppress(OSError):
                     self.path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._close()
         with contextlib.suppress(OSError):
             self.path.unlink()
 

@@ -15,7 +15,7 @@ from rfctl.converter.hparams import HParams
 from rfctl.converter.pair import flag, reals, sints, text, texts, uint
 from rfctl.converter.plan import KeyValue, ValueType
 from rfctl.converter.protobuf import list_fields
-from rfctl.converter.sentence import load_processor, piece_type
+from rfctl.converter.sentence import load_processor, piece_type, read_piece
 from rfctl.converter.source import ModelSource
 from rfctl.converter.special import list_special_pairs, token_text
 from rfctl.converter.tokenizer import FILE as TOKENIZER_FILE
@@ -92,7 +92,7 @@ def _read_pieces(source: ModelSource, hparams: HParams) -> _Pieces:
         raise RfctlError("model.tokenizer-kind", kind="SentencePiece BPE", wanted="Unigram")
     pieces = processor.vocab_size()
     size = check_size(max(hparams.get("vocab_size", 0), pieces))
-    tokens = [processor.IdToPiece(number) for number in range(pieces)]
+    tokens = [read_piece(processor, number, UNIGRAM_FILE) for number in range(pieces)]
     scores = [processor.GetScore(number) for number in range(pieces)]
     types = [int(piece_type(processor, number)) for number in range(pieces)]
     tokens += [f"[PAD{number}]" for number in range(pieces, size)]

@@ -120,8 +120,9 @@ def write_plan(
     ):
         partials = []
         for path, layout in zip(targets, layouts, strict=True):
-            partial = PartialFile(path, layout.size)
+            partial = PartialFile(path)
             stack.callback(partial.discard)
+            partial.open(layout.size)
             partials.append(partial)
         for layout, partial in zip(layouts, partials, strict=True):
             digest, beyond = _write_all(plan, layout, reader, partial, workers, stage)
