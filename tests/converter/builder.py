@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I32": 4, "I64": 8}
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "I8": 1, "I32": 4, "I64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 NAN = {"F32": 0x7FC00000, "BF16": 0x7FC0, "F16": 0x7E00}
 
 
@@ -34,9 +34,16 @@ def make_tensor(number: int, spec: Mapping[str, Any]) -> bytes:
     dtype = spec["dtype"]
     if spec.get("fill") == "arange":
         return np.arange(count, dtype={"I64": "<i8", "I32": "<i4", "F32": "<f4"}[dtype]).tobytes()
+    if "values" in spec:
+        return np.asarray(spec["values"], dtype={"I64": "<i8", "I32": "<i4"}[dtype]).tobytes()
+    if "groups" in spec:  # g_idx of GPTQ: neighbours in a group, or (negative) every n-th input
+        index, groups = np.arange(count), spec["groups"]
+        return (index % -groups if groups < 0 else index * groups // count).astype("<i4").tobytes()
     x = mix(number, count)
-    if dtype == "U8":
+    if dtype in ("U8", "I8"):
         return (x >> np.uint32(24)).astype(np.uint8).tobytes()
+    if dtype.startswith("F8_"):
+        return (x >> np.uint32(24) & np.uint32(0xBB)).astype(np.uint8).tobytes()  # never NaN, never infinite
     if dtype == "I32":
         return x.view(np.int32).tobytes()
     w = (x >> np.uint32(8)).astype(np.float64) / 2.0**24 - 0.5

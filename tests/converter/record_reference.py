@@ -41,7 +41,7 @@ def record(spec: dict[str, Any], folder: Path, options: argparse.Namespace) -> d
     outputs = {}
     target, final = folder.parent / "reference.gguf", folder.parent / "quantized.gguf"
     for outtype in spec["outtypes"]:
-        direct = outtype if outtype in DIRECT else LOSSLESS[spec["dtype"]]
+        direct = outtype if outtype in DIRECT else spec.get("lossless", LOSSLESS[spec["dtype"]])
         script = Path(options.llama_cpp) / "convert_hf_to_gguf.py"
         command = [options.python, str(script), str(folder), "--outfile", str(target), "--outtype", direct]
         command += spec.get("arguments", [])

@@ -14,15 +14,15 @@ from rfctl.converter.convert import convert, make_plan
 from rfctl.core.error import RfctlError
 
 HEADER = {
-    "awq": "model.source-quantized",
-    "bnb-4bit": "model.source-quantized",
+    "awq": "model.quantized-awq",
+    "bnb-4bit": "model.quantized-bitsandbytes",
     "bnb-4bit-no-config": "model.tensor-unmapped",
     "bnb-8bit-scb": "model.tensor-unmapped",
     "extra-special-tokens-list": "model.extra-special-tokens",
     "extra-special-tokens-list-llama": "model.extra-special-tokens",
     "extra-tensor-not-in-index": "model.index-stale",
     "gpt2-without-n_ctx": "model.config-invalid",
-    "gptq-3bit": "model.source-quantized",
+    "gptq-3bit": "model.quantized-gptq",
     "lora-dir": "model.adapter-only",
     "lora-names-left": "model.tensor-unmapped",
     "missing-shard": "model.shard-missing",

@@ -30,15 +30,16 @@ from rfctl.converter.check_weight import (
     Weights,
     examine_weights,
     find_leftovers,
-    find_quantization,
     from_error,
 )
 from rfctl.converter.family import Family, list_families
 from rfctl.converter.finding import Finding, Severity
+from rfctl.converter.header import SourceTensor
 from rfctl.converter.hparams import HParams, fill_defaults
 from rfctl.converter.plan import Plan
 from rfctl.converter.planner import plan_model
 from rfctl.converter.source import ModelSource, read_config
+from rfctl.converter.source_quantized import dequantize_source
 from rfctl.converter.support import REFERENCE_BUILD, hf_architecture, hf_names, is_projector_only
 from rfctl.core.error import RfctlError
 
@@ -62,6 +63,7 @@ def _without_collector() -> Iterator[None]:
 class Facts:
     """What the parts of a check found out, gathered step by step.
 
+    tensors   those of the weights, with one for all parts of every quantized one
     adapter   directory of an adapter that is merged in, None
     siblings  families that resemble an unknown model, best first
     """
@@ -76,6 +78,7 @@ class Facts:
     tokenizer: str = ""
     pre: str = ""
     is_encoder: bool = False
+    tensors: Mapping[str, SourceTensor] = field(default_factory=dict)
     family: Family | None = None
     draft: Plan | None = None
     adapter: Path | None = None
@@ -117,14 +120,13 @@ def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Fact
     files, found = examine_tokenizer(path)
     findings += found
     facts = Facts(path, findings, weights, files, config, adapter=adapter)
-    quantization = find_quantization(config)
-    findings += [quantization] if quantization else []
-    leftovers, _ = find_leftovers(weights.tensors)
+    is_readable = _see_dequantized(facts, config)
+    leftovers, _ = find_leftovers(facts.tensors)
     findings += leftovers
     has_config = bool(config)
     if has_config:
         _examine_architecture(facts, config)
-    is_whole = weights.is_complete and not leftovers and quantization is None
+    is_whole = weights.is_complete and not leftovers and is_readable
     if is_whole:
         _examine_tensors(facts, config)
     if facts.family is not None and not facts.has_error:
@@ -135,6 +137,18 @@ def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Fact
         _examine_template(facts)
         _examine_vocabulary(facts)
     return facts
+
+
+def _see_dequantized(facts: Facts, config: Mapping[str, Any]) -> bool:
+    """Fill in `tensors`; False where the model is quantized in a way that is not read, which is a finding."""
+    facts.tensors = facts.weights.tensors
+    try:
+        facts.tensors = dequantize_source(ModelSource(facts.path, config, facts.weights.tensors)).tensors
+    except RfctlError as error:
+        if facts.weights.is_complete or not error.id.startswith("model.quantized-part"):
+            facts.findings.append(from_error(error))
+        return False
+    return True
 
 
 def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
@@ -150,7 +164,7 @@ def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
     names = [*list_families(), *hf_names()]
     stem = name.removesuffix("Model")
     kin = [other for other in names if stem != name and other.startswith(stem)]
-    facts.siblings = find_siblings(config, facts.weights.tensors) if facts.weights.tensors else []
+    facts.siblings = find_siblings(config, facts.tensors) if facts.tensors else []
     fitting = [sibling.name for sibling in facts.siblings if not sibling.match.distance]
     nearest = [*kin, *fitting, *difflib.get_close_matches(name, names, n=1, cutoff=0.0)]
     params = {"architecture": name, "nearest": nearest[0], "build": REFERENCE_BUILD, "gguf": facts.gguf}
@@ -162,23 +176,21 @@ def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
         id = "model.architecture-nowhere"
     facts.findings.append(Finding(id, Severity.ERROR, params))
     if facts.siblings:
-        facts.findings.append(describe_sibling(facts.siblings[0], len(facts.weights.tensors)))
+        facts.findings.append(describe_sibling(facts.siblings[0], len(facts.tensors)))
 
 
 def _examine_tensors(facts: Facts, config: Mapping[str, Any]) -> None:
     if facts.family is not None:
         try:
-            hparams = facts.family.observe(fill_defaults(config), facts.weights.tensors)
+            hparams = facts.family.observe(fill_defaults(config), facts.tensors)
             facts.hparams = hparams
             facts.findings += _demand(facts.family, hparams)
-            facts.findings += compare_tensors(
-                facts.family, facts.architecture, hparams, facts.weights.tensors
-            )
+            facts.findings += compare_tensors(facts.family, facts.architecture, hparams, facts.tensors)
         except RfctlError as error:
             facts.findings.append(from_error(error))
-    facts.findings += find_mtp(config, list(facts.weights.tensors))
+    facts.findings += find_mtp(config, list(facts.tensors))
     cuts_rows = facts.family is not None and facts.family.cuts_rows
-    facts.findings += compare_rows(facts.path, facts.hparams, facts.weights.tensors, cuts_rows=cuts_rows)
+    facts.findings += compare_rows(facts.path, facts.hparams, facts.tensors, cuts_rows=cuts_rows)
 
 
 def _demand(family: Family, hparams: HParams) -> list[Finding]:

@@ -24,6 +24,7 @@ _SMALL = {
     "chat_template.jinja": 1 << 20,
     "chat_template.json": 1 << 20,
     "adapter_config.json": 1 << 20,
+    "hf_quant_config.json": 1 << 20,
     "modules.json": 1 << 20,
     "1_Pooling/config.json": 1 << 20,
     "training_args.yaml": 1 << 20,

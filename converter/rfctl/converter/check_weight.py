@@ -14,11 +14,11 @@ from typing import Any
 from rfctl.converter.finding import Finding, Severity, shorten
 from rfctl.converter.header import SourceTensor, read_header
 from rfctl.converter.source import INDEX, read_index
+from rfctl.converter.source_pickled import find_pickled, refuse_model
 from rfctl.core.error import RfctlError
 
 _LEFTOVERS = Path(__file__).parent / "data" / "leftover.toml"
 _NUMBERED = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors$")
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -128,21 +128,6 @@ def find_leftovers(names: Iterable[str]) -> tuple[list[Finding], set[str]]:
     return findings, explained
 
 
-def find_quantization(config: Mapping[str, Any]) -> Finding | None:
-    """The quantization that config.json declares: none of them is converted here."""
-    declared = config.get("quantization_config")
-    if not isinstance(declared, Mapping):
-        return None
-    method = str(declared.get("quant_method", "") or "").lower()
-    if not method:
-        method = "bitsandbytes" if declared.get("load_in_4bit") or declared.get("load_in_8bit") else "?"
-    bits = declared.get("bits") or (
-        4 if declared.get("load_in_4bit") else 8 if declared.get("load_in_8bit") else "?"
-    )
-    id = _leftovers()["method"].get(method, "model.quantized-other")
-    return _error(id, method=method[:40], bits=bits if isinstance(bits, int) else str(bits)[:10])
-
-
 def from_error(error: RfctlError) -> Finding:
     """The same observation as a finding instead of an exception."""
     return Finding(error.id, Severity.ERROR, dict(error.params))
@@ -168,9 +153,9 @@ def _explain_nothing(path: Path) -> Finding:
     named_otherwise = sorted(file.name for file in path.glob("*.safetensors") if "adapter" not in file.name)
     if named_otherwise:
         return _error("model.weights-misnamed", files=shorten(named_otherwise), path=path)
-    pickled = sorted({file.name for pattern in _PICKLED for file in path.glob(pattern) if file.is_file()})
+    pickled = find_pickled(path)
     if pickled:
-        return _error("model.weights-pickled", files=shorten(pickled), path=path)
+        return from_error(refuse_model(path, pickled))
     gguf = sorted(file.name for file in path.glob("*.gguf"))
     if gguf:
         return _error("model.weights-gguf", files=shorten(gguf), path=path)

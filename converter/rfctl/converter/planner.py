@@ -18,8 +18,9 @@ from rfctl.converter.metadata import describe_model
 from rfctl.converter.pair import text, uint
 from rfctl.converter.plan import KeyValue, Plan, TensorPlan, merge_pairs, set_pair
 from rfctl.converter.quantization.mix import MixModel, MixTensor, choose_types, fallback_type
-from rfctl.converter.quantization.type import FileType, file_type
+from rfctl.converter.quantization.type import FileType, file_type, tensor_type
 from rfctl.converter.source import ModelSource
+from rfctl.converter.source_quantized import dequantize_source
 from rfctl.core.error import RfctlError
 
 _FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
@@ -30,6 +31,8 @@ _FLOAT_NAMES = frozenset(
      "shortconv.conv.weight", "ssm_conv1d.weight"}
 )  # fmt: skip
 _READABLE = frozenset({"F32", "F16", "BF16", "F64"})
+# general.file_type of a file with float types and tensors that were blocks already (prepare_metadata).
+_ENCODED_FILE_TYPES = {"MXFP4": 38}
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,28 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
     family = find_family(source)
     hparams = fill_defaults(source.config)
     family.demand(hparams)
-    _refuse_quantized(source)
+    stored = source
+    source = dequantize_source(source)
     hparams = family.prepare(source, family.observe(hparams, source.tensors))
     named = _name_tensors(source, family, hparams)
     _check_tensors(family, hparams, named)
-    wanted = _choose_outtype(outtype, named)
+    wanted = _choose_outtype(outtype, stored, family)
     steps = wanted.is_mixed if two_step is None else two_step
+    encoded = next((item for item in named if item.expression.dtype in family.encoded_dtypes), None)
+    if steps and encoded is not None:
+        dtype = encoded.expression.dtype
+        raise RfctlError("model.requantized", tensor=encoded.name, type=dtype, outtype=wanted.name)
     lossless = _find_lossless(named) if steps else wanted
+    number = lossless.number
+    if encoded is not None and not tensor_type(lossless.base).is_quantized:
+        number = _ENCODED_FILE_TYPES[encoded.expression.dtype]
     tensors = [_Typed(item, _choose_type(item, family, lossless)) for item in named]
     pairs = [
         text("general.architecture", family.architecture),
         *family.describe_generated(hparams),
         text("general.type", "model"),
         *describe_model(source, {item.name: item.expression.shape for item in named}),
-        *family.describe(source, hparams, lossless.number),
+        *family.describe(source, hparams, number),
         uint("general.quantization_version", _QUANTIZATION_VERSION),
     ]
     vocabulary = family.describe_vocabulary(source, hparams)
@@ -79,7 +90,7 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
     return Plan(
         architecture=family.architecture,
         outtype=wanted.name,
-        file_type=wanted.number,
+        file_type=wanted.number if steps else number,
         pairs=tuple(pairs),
         tensors=tuple(
             TensorPlan(item.item.name, item.type, item.item.shape, item.item.expression) for item in tensors
@@ -93,13 +104,6 @@ def plan_model(source: ModelSource, outtype: str = "auto", *, two_step: bool | N
 class _Typed:
     item: _Named
     type: str
-
-
-def _refuse_quantized(source: ModelSource) -> None:
-    config = source.config.get("quantization_config")
-    if isinstance(config, dict) and config:
-        method = config.get("quant_method", config.get("quant_algo", "?"))
-        raise RfctlError("model.source-quantized", method=str(method)[:80])
 
 
 def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list[_Named]:
@@ -125,7 +129,7 @@ def _name_tensors(source: ModelSource, family: Family, hparams: HParams) -> list
             "model.tensor-unmapped", count=len(unmapped), tensors=shown, architecture=source.architecture
         )
     for _, _, tensor in mapped_tensors:
-        if tensor.dtype not in _READABLE:
+        if tensor.dtype not in _READABLE | family.encoded_dtypes:
             raise RfctlError("model.tensor-dtype", tensor=tensor.name, dtype=tensor.dtype)
     for name, expression in family.assemble(mapped_tensors, hparams):
         if name in named:
@@ -170,12 +174,16 @@ def _check_rows(named: Sequence[_Named], vocabulary: Sequence[KeyValue], source:
                 )
 
 
-def _choose_outtype(outtype: str, named: Sequence[_Named]) -> FileType:
+def _choose_outtype(outtype: str, source: ModelSource, family: Family) -> FileType:
     if outtype.lower() != "auto":
         return file_type(outtype)
-    # The first tensor with two dimensions decides; float32 becomes float16, as in the reference.
-    first = next((item for item in named if len(item.shape) > 1), None)
-    return file_type("BF16" if first is not None and first.expression.dtype == "BF16" else "F16")
+    # The first matrix in bfloat16 or float16, as it is stored, decides; else float16 (ModelBase.__init__).
+    halves = (
+        tensor.dtype
+        for tensor in source.tensors.values()
+        if len(tensor.shape) > 1 and tensor.dtype in ("BF16", "F16") and family.adapt_name(tensor.name)
+    )
+    return file_type(next(halves, "F16"))
 
 
 def _find_lossless(named: Sequence[_Named]) -> FileType:
@@ -186,6 +194,8 @@ def _find_lossless(named: Sequence[_Named]) -> FileType:
 
 
 def _choose_type(item: _Named, family: Family, wanted: FileType) -> str:
+    if item.expression.dtype in family.encoded_dtypes:
+        return item.expression.dtype
     is_vector = len(item.shape) <= 1 or item.name.endswith("_norm.weight")
     short = item.name.split(".", 2)[2] if item.name.startswith("blk.") else item.name
     if (

@@ -43,7 +43,14 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """Name of the directory; general.* names are guessed from it."""
+        """Name of the directory; general.* names are guessed from it.
+
+        In the hub's cache (`models--ORG--NAME/snapshots/COMMIT`) it is the repository's, for a commit says
+        nothing to anyone.
+        """
+        repository = self.path.parent.parent.name
+        if self.path.parent.name == "snapshots" and repository.startswith("models--"):
+            return repository.rsplit("--", 1)[1]
         return self.path.name
 
     def has(self, name: str) -> bool:
