@@ -267,3 +267,18 @@ def test_images_are_pinned_by_what_the_registry_says(stack: Stack) -> None:
     assert stack("stack", "pin", "--remove").code == 0
     assert stack("stack", "up", "--timeout", "60").code == 0
     assert image(stack) == f"{registry}/stub/ragflow:1.0"
+    _a_machine_without_images_downloads_one(stack, pinned["redis"])
+
+
+def _a_machine_without_images_downloads_one(stack: Stack, image: str) -> None:
+    folder = stack.folder / "saved"
+    assert stack("stack", "backup", str(folder)).code == 0
+    stack.engine.clear()
+    repository = image.partition("@")[0].rpartition(":")[0]
+    stack.engine.docker("rmi", "--force", stack.engine.docker("images", "--quiet", repository).split()[0])
+    assert stack.engine.docker("images", "--quiet", repository) == ""
+    home = str(stack.folder / "new")
+    result = stack("stack", "restore", str(folder), RFCTL_HOME=home)
+    assert result.code == 0, result.err
+    assert "rfctl_mysql_data" in volumes(stack)
+    assert stack.engine.docker("images", "--quiet", repository) != ""

@@ -27,6 +27,7 @@ from rfctl.stack.image import inspect_project, running_images, wanted_images
 from rfctl.stack.project import Project, parse_env
 from rfctl.stack.volume import (
     Volume,
+    fetch_image,
     find_image,
     is_empty,
     list_volumes,
@@ -255,7 +256,10 @@ def write_lock(project: Project, images: Mapping[str, str]) -> None:
 
 
 def _helper_image(manifest: Manifest, project: str, environment: Mapping[str, str]) -> str:
-    return find_image([*_present_images(project, environment), *manifest.images.values()], environment)
+    """A new machine has none of them: then the smallest, Redis, is downloaded."""
+    names = sorted(manifest.images, key=lambda service: service != "redis")
+    images = [manifest.images[name] for name in names]
+    return fetch_image([*_present_images(project, environment), *images], environment)
 
 
 def _present_images(project: str, environment: Mapping[str, str]) -> list[str]:

@@ -85,7 +85,12 @@ def pin(compose: Compose) -> dict[str, str]:
 
     Returns image by service. Raises RfctlError (`stack.image-offline`, `stack.image-missing`, ...).
     """
-    text = _unlocked(compose).ask("config", "--lock-image-digests", timeout=300)
+    try:
+        text = _unlocked(compose).ask("config", "--lock-image-digests", timeout=300)
+    except RfctlError as error:
+        if error.id == "stack.no-compose":
+            raise RfctlError("stack.pin-compose", detail=error.params.get("detail", "-")) from error
+        raise
     document = yaml.safe_load(text) or {}
     images = {
         str(name): str(entry["image"])

@@ -27,6 +27,7 @@ from rfctl.stack.child import Capture, decode, run
 from rfctl.stack.compose import QUICK_SECONDS, explain
 
 STALL_SECONDS = 300.0
+PULL_SECONDS = 1800.0
 PIECE = 1 << 20
 _HELPER = "rfctl.helper"
 _GZIP = 16 + zlib.MAX_WBITS
@@ -92,6 +93,17 @@ def find_image(candidates: Sequence[str], environment: Mapping[str, str]) -> str
         if not found.is_ok and "No such image" not in found.text and "no such image" not in found.text:
             raise explain(found, timeout=QUICK_SECONDS)
     raise RfctlError("stack.no-helper-image")
+
+
+def fetch_image(candidates: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The first image that is present, else the first of all, downloaded. Raises RfctlError."""
+    try:
+        return find_image(candidates, environment)
+    except RfctlError as error:
+        if error.id != "stack.no-helper-image" or not candidates:
+            raise
+    docker(environment, "pull", "--quiet", candidates[0], timeout=PULL_SECONDS)
+    return find_image(candidates[:1], environment)
 
 
 def remove_helpers(project: str, environment: Mapping[str, str]) -> None:
