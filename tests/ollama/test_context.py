@@ -22,9 +22,9 @@ from rfctl.ollama.context import Need, choose_context, default_need, estimate_me
 from rfctl.ollama.fill import check_fill
 from rfctl.ollama.proof import Verdict
 from rfctl.ollama.push import push
+from rfctl.ollama.served import check_asked
 from rfctl.ollama.template import Template
 from rfctl.ollama.truncation import check_whole, count_least
-from rfctl.ollama.verify import check_asked
 
 GB = 1 << 30
 
@@ -88,6 +88,22 @@ def test_what_is_asked_for_wins_and_is_warned_about(candidate: Candidate) -> Non
         with pytest.raises(RfctlError) as caught:
             choose_context(candidate, asked=value)
         assert caught.value.id == "ollama.num-ctx"
+
+
+def test_few_cores_without_a_gpu_are_named(candidate: Candidate) -> None:
+    large = replace(candidate, parameter_count=7_600_000_000)
+    for machine, wanted in (
+        (Machine(32 * GB, 30 * GB, 2, False), ["context.slow"]),
+        (Machine(32 * GB, 30 * GB, 2, True), []),
+        (Machine(32 * GB, 30 * GB, 2, None), []),
+        (Machine(32 * GB, 30 * GB, 96, False), []),
+    ):
+        listener = Listener()
+        choose_context(large, machine=machine, reporter=listener)
+        assert [id for id, _ in listener.warnings] == wanted
+    listener = Listener()
+    choose_context(large, machine=Machine(32 * GB, 30 * GB, 2, False), reporter=listener)
+    assert listener.warnings[0][1] == {"tokens": 8192, "minutes": 26, "cores": 2}
 
 
 def test_an_embedding_model_gets_its_own_length(candidate: Candidate) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+_DEVICES = (Path("/dev/nvidia0"), Path("/dev/kfd"), Path("/dev/dxg"))
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
 class Machine:
     """memory: bytes in all; free: bytes that a new program may have now; cores: processors that this process
-    may use. 0: not known."""
+    may use. 0: not known. has_gpu: whether a device for inference is there (None: not known)."""
 
     memory: int
     free: int
     cores: int
+    has_gpu: bool | None = None
 
 
 def read_machine() -> Machine:
@@ -29,7 +32,17 @@ def read_machine() -> Machine:
         with contextlib.suppress(OSError, ValueError):
             limit = int(path.read_text("ascii"))
             memory, free = min(memory or limit, limit), min(free or limit, limit)
-    return Machine(memory, free or memory, os.process_cpu_count() or 1)
+    return Machine(memory, free or memory, os.process_cpu_count() or 1, _find_gpu())
+
+
+def _find_gpu() -> bool | None:
+    """Device files of NVIDIA and AMD on Linux, the chip on macOS."""
+    system = platform.system()
+    if system == "Darwin":
+        return platform.machine() == "arm64"
+    if system == "Linux":
+        return any(path.exists() for path in _DEVICES)
+    return None
 
 
 def _read_posix() -> tuple[int, int]:

@@ -22,10 +22,10 @@ class Candidate:
 
     context_length, embedding_length in tokens and elements (None: not said). end_ids: every token id at which
     the file itself says a generation ends. special_tokens: text -> id of control and user-defined tokens;
-    control_tokens are those that a server never prints. weight_bytes: of all tensors; cache_bytes: of the
-    float16 key/value cache for one token (None: not said). vocabulary: the texts of all tokens, in the form
-    of `tokenizer` ("gpt2", "llama", "bert", ...). pooling: `<arch>.pooling_type`; is_causal:
-    `<arch>.attention.causal` (None: not said). names: what the model and its base are called.
+    control_tokens are those that a server never prints. parameter_count, weight_bytes: of all tensors;
+    cache_bytes: of the float16 key/value cache for one token (None: not said). vocabulary: the texts of all
+    tokens, in the form of `tokenizer` ("gpt2", "llama", "bert", ...). pooling: `<arch>.pooling_type`;
+    is_causal: `<arch>.attention.causal` (None: not said). names: what the model and its base are called.
     """
 
     path: Path
@@ -41,6 +41,7 @@ class Candidate:
     alignment: int
     data_offset: int
     size: int
+    parameter_count: int = 0
     weight_bytes: int = 0
     cache_bytes: int | None = None
     tokenizer: str = ""
@@ -91,6 +92,7 @@ def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
         alignment=header.alignment,
         data_offset=header.data_offset,
         size=header.file_size,
+        parameter_count=header.parameter_count,
         weight_bytes=sum(tensor.size for tensor in header.tensors),
         cache_bytes=_measure_cache(header),
         tokenizer=header.string("tokenizer.ggml.model"),

@@ -105,6 +105,11 @@ def estimate_memory(candidate: Candidate, num_ctx: int) -> int:
     return candidate.weight_bytes + num_ctx * candidate.cache_bytes + int(_facts()["reserve_bytes"])
 
 
+def estimate_seconds(candidate: Candidate, tokens: int, cores: int) -> float:
+    """How long a server without a GPU reads a prompt: two operations per weight and token. A rough figure."""
+    return 2 * candidate.parameter_count * tokens / (max(1, cores) * float(_facts()["core_speed"]))
+
+
 def _compute(candidate: Candidate, need: Need, machine: Machine | None) -> Context:
     limit = candidate.context_length
     if candidate.is_embedding:
@@ -133,6 +138,11 @@ def _warn(
 ) -> None:
     if not candidate.is_embedding and num_ctx < need.tokens:
         reporter.warn("context.too-small", num_ctx=num_ctx, need=need.tokens, passages=need.passages(num_ctx))
+    if machine is not None and machine.has_gpu is False and not candidate.is_embedding:
+        tokens, cores = min(num_ctx, need.tokens), machine.cores
+        seconds = estimate_seconds(candidate, tokens, cores)
+        if seconds > _facts()["slow_seconds"]:
+            reporter.warn("context.slow", tokens=tokens, minutes=round(seconds / 60), cores=cores)
     size = estimate_memory(candidate, num_ctx)
     if machine is not None and machine.free and size > machine.free:
         reporter.warn(

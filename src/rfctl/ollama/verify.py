@@ -7,18 +7,14 @@ tokens is compared.
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rfctl.core.error import RfctlError
-from rfctl.core.gguf_header import GgufError
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import ModelCard, ModelEntry, Version
-from rfctl.ollama.candidate import Candidate, candidate_of_info, read_candidate
+from rfctl.ollama.candidate import Candidate
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.embedding import judge_embedding
 from rfctl.ollama.family import recognise_family
@@ -33,18 +29,16 @@ from rfctl.ollama.proof import (
     corpus,
     describe_difference,
     explain_error,
-    measure_prompt,
     tool_conversation,
 )
+from rfctl.ollama.served import find_candidate
 from rfctl.ollama.stop import derive_stops
 from rfctl.ollama.template import Message, TemplateError, render_isolated
 from rfctl.ollama.training import TrainingTemplate
-from rfctl.ollama.truncation import check_whole
 
 TEMPLATE_CHECKS = frozenset(
     ("ollama.check-prompt-differs", "verify.prompt-differs", "verify.tools-differ", "verify.training-differs")
 )
-_FROM = re.compile(r"^FROM\s+(.+?)\s*$", re.MULTILINE)
 _DIFF_LINES = 40
 
 
@@ -154,24 +148,6 @@ def record_acceptance(ledger: Ledger, url: str, entry: ModelEntry, reason: str) 
     if known is None or known.manifest != entry.digest:
         known = Entry(source="", settings="", manifest=entry.digest, size=entry.size)
     ledger.record(url, entry.name, replace(known, accepted=reason))
-
-
-def check_asked(
-    client: OllamaClient, name: str, messages: Sequence[Message], read: int, *, gguf: Path | None = None
-) -> None:
-    """After an answer to `messages`: raise RfctlError `ollama.prompt-truncated` when the `read` tokens that
-    the server counted (`prompt_eval_count`) cannot be the whole prompt.
-
-    messages: all that was asked, the system message included; gguf: as for `verify_model`. What cannot be
-    measured passes.
-    """
-    card = client.show(name)
-    stored = card.parameters.get("num_ctx")
-    candidate, _ = find_candidate(client, name, card, gguf)
-    with contextlib.suppress(TemplateError):
-        least = measure_prompt(candidate, card, messages)
-        if least is not None and isinstance(stored, int):
-            check_whole(least, read, stored, model=name)
 
 
 class _Proof:
@@ -351,24 +327,3 @@ class _Proof:
     def _differ(key: str, kind: str, own: str, served: str) -> Difference:
         diff = describe_difference(own, served, names=(kind, "served"), limit=_DIFF_LINES)
         return Difference(key, kind, own, served, diff)
-
-
-def find_candidate(
-    client: OllamaClient, name: str, card: ModelCard, gguf: Path | None
-) -> tuple[Candidate, str]:
-    """What the model's file says, and where that was read: "file", "store" or "server".
-
-    Raises GgufError for a `gguf` that is none, RfctlError `ollama.*`.
-    """
-    if gguf is not None:
-        return read_candidate(gguf), "file"
-    match = _FROM.search(card.modelfile)
-    if match is not None and client.is_loopback:
-        try:
-            return read_candidate(Path(match[1])), "store"
-        except (OSError, GgufError, ValueError):
-            pass  # a server in a container, or of another user: ask it
-    info: Mapping[str, Any] = client.show(name, verbose=True).model_info
-    # A Go template never contains this; the file's own template is then not known.
-    template = card.template if "{%" in card.template else ""
-    return candidate_of_info(info, template), "server"
