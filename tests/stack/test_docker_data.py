@@ -154,7 +154,19 @@ def test_killed_in_the_middle(up: Stack, tmp_path: Path) -> None:
     def is_under_way() -> bool:
         return archive.exists() and archive.stat().st_size > 1 << 20
 
-    # Ctrl-C: nothing stays, and the stack runs again.
+    # A full disk: nothing stays, and the stack runs again.
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
+    try:
+        full = up("stack", "backup", str(small / "saved"))
+        assert (full.code, "No space left on device" in full.err) == (1, True), full.err
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert running(up) == ALL
+
+    # Ctrl-C: the same.
     process = start(up, home, "stack", "backup", str(folder))
     wait_for(is_under_way)
     process.send_signal(signal.SIGINT)

@@ -159,7 +159,7 @@ def read_backup(folder: Path, *, reporter: Reporter = SILENT) -> Manifest:
         with (folder / MANIFEST).open("rb") as file:
             manifest = _parse(folder, json.loads(file.read(MAX_MANIFEST)))
         parse_env((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise broken(str(error)) from error
     for archive in manifest.archives:
         path = folder / archive.file
@@ -280,7 +280,10 @@ def _dump(manifest: Manifest) -> bytes:
 
 
 def _parse(folder: Path, document: Any) -> Manifest:
-    """Raises ValueError, KeyError, TypeError. Names become files and arguments: they are held to a form."""
+    """Names become files and arguments, so they are held to a form.
+
+    Raises ValueError, KeyError, TypeError, AttributeError.
+    """
     if document["schema_version"] != FORMAT:
         raise ValueError(f"schema_version {document['schema_version']}")
     archives = []
