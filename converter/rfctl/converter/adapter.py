@@ -30,7 +30,7 @@ _SAVED = re.compile(r"(.+?)(?:\.base_layer|\.modules_to_save(?:\.[^.]+)?)?\.(wei
 
 
 @dataclass
-class _Target:
+class Target:
     """What an adapter has for one tensor of the base."""
 
     saved: SourceTensor | None = None
@@ -63,7 +63,7 @@ def merge_adapter(source: ModelSource, adapter: Path) -> ModelSource:
         method = quantized.get("quant_method", quantized.get("quant_algo", "?"))
         raise RfctlError("adapter.base-quantized", path=source.path, method=str(method)[:80])
     config = read_adapter_config(adapter)
-    targets = _group(_read_tensors(adapter), config)
+    targets = group_tensors(read_adapter_tensors(adapter), config)
     unknown = sorted(set(targets) - set(source.tensors))
     if "lm_head.weight" in unknown or _unties(source, targets, config):
         raise RfctlError("adapter.tied-head", path=adapter)
@@ -75,7 +75,7 @@ def merge_adapter(source: ModelSource, adapter: Path) -> ModelSource:
     return replace(source, tensors=tensors)
 
 
-def _unties(source: ModelSource, targets: Mapping[str, _Target], config: AdapterConfig) -> bool:
+def _unties(source: ModelSource, targets: Mapping[str, Target], config: AdapterConfig) -> bool:
     """Would output and embeddings, which the base shares, differ after the merge?
 
     PEFT trains a copy of a module in modules_to_save, while the output goes on with the base's embeddings;
@@ -98,7 +98,8 @@ def _unties(source: ModelSource, targets: Mapping[str, _Target], config: Adapter
     )
 
 
-def _read_tensors(adapter: Path) -> Sequence[SourceTensor]:
+def read_adapter_tensors(adapter: Path) -> Sequence[SourceTensor]:
+    """The tensors of an adapter directory, sorted by name. Raises RfctlError `adapter.*`."""
     path = adapter / WEIGHTS
     tensors = read_header(path) if path.is_file() else []
     if not tensors:
@@ -113,26 +114,26 @@ def _read_tensors(adapter: Path) -> Sequence[SourceTensor]:
     return tensors
 
 
-def _group(tensors: Sequence[SourceTensor], config: AdapterConfig) -> Mapping[str, _Target]:
+def group_tensors(tensors: Sequence[SourceTensor], config: AdapterConfig) -> Mapping[str, Target]:
     """Name of the base's tensor -> what the adapter has for it."""
-    targets: dict[str, _Target] = {}
+    targets: dict[str, Target] = {}
     leftover = []
     for tensor in tensors:
         name = tensor.name.removeprefix(_PREFIX)
         if found := _PAIR.fullmatch(name) or _EMBEDDING.fullmatch(name):
-            target = targets.setdefault(f"{found[1]}.weight", _Target())
+            target = targets.setdefault(f"{found[1]}.weight", Target())
             is_embedding = found.re is _EMBEDDING
             if found[2] in target.pair or (target.pair and target.is_embedding != is_embedding):
                 leftover.append(tensor.name)
             target.pair[found[2]] = tensor
             target.is_embedding = is_embedding
         elif found := _BIAS.fullmatch(name):
-            target = targets.setdefault(f"{found[1]}.bias", _Target())
+            target = targets.setdefault(f"{found[1]}.bias", Target())
             if target.bias is not None or not config.has_bias:
                 leftover.append(tensor.name)
             target.bias = tensor
         elif "lora_" not in name and (found := _SAVED.fullmatch(name)):
-            target = targets.setdefault(f"{found[1]}.{found[2]}", _Target())
+            target = targets.setdefault(f"{found[1]}.{found[2]}", Target())
             if target.saved is not None:
                 leftover.append(tensor.name)
             target.saved = tensor
@@ -146,7 +147,7 @@ def _group(tensors: Sequence[SourceTensor], config: AdapterConfig) -> Mapping[st
     return targets
 
 
-def _change(base: SourceTensor, target: _Target, config: AdapterConfig) -> Expression:
+def _change(base: SourceTensor, target: Target, config: AdapterConfig) -> Expression:
     if base.dtype not in MERGEABLE:
         raise RfctlError("adapter.base-dtype", tensor=base.name, dtype=base.dtype)
     result: Expression = Slice(base)

@@ -44,12 +44,16 @@ _SOURCE = ("url", "doi", "uuid", "repo_url")
 _ENTRY = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 
 
-def describe_model(source: ModelSource, shapes: Mapping[str, tuple[int, ...]]) -> list[KeyValue]:
+def describe_model(
+    source: ModelSource, shapes: Mapping[str, tuple[int, ...]], *, parameter_count: int | None = None
+) -> list[KeyValue]:
     """The pairs after `general.type`: sampling, names, size, licence, origin, tags, languages.
 
     shapes   of all tensors of the file, generated ones included, by GGUF name (Hugging Face order)
+    parameter_count   weights where the shapes do not tell; negative: not the model's own (an adapter)
     """
-    parameter_count = sum(map(math.prod, shapes.values()))
+    if parameter_count is None:
+        parameter_count = sum(map(math.prod, shapes.values()))
     card = _read_card(source)
     origin = source.config.get("_name_or_path")
     known = {"_name_or_path": origin} if isinstance(origin, str) else {}

@@ -27,6 +27,7 @@ ENGINES = ("rfctl", "llama.cpp")
 @click.option("-o", "--output-file", "target", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--outtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16, q8_0, Q4_K_M, ...")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
+@click.option("--as-adapter", is_flag=True, help="Write the adapter itself, do not merge it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores by default.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--kernel", type=click.Choice(CHOICES), default="auto", help="Code that quantizes.")
@@ -42,6 +43,7 @@ def convert(
     target: Path | None,
     outtype: str,
     adapter: Path | None,
+    as_adapter: bool,
     threads: int | None,
     force: bool,
     kernel: str,
@@ -53,6 +55,7 @@ def convert(
     tree: Path | None,
 ) -> None:
     """Write a model directory as a GGUF file."""
+    from rfctl.cli.model_base import find_directories
     from rfctl.cli.model_provenance import find_provenance
     from rfctl.converter.convert import write
     from rfctl.converter.split import SplitRule, parse_size
@@ -61,9 +64,15 @@ def convert(
         raise UsageError("model.target-missing")
     split = SplitRule(parse_size(split_max_size) if split_max_size else 0, split_max_tensors or 0)
     started = time.monotonic()
+    directory, adapter = find_directories(app, directory, adapter, config_only=as_adapter)
+    if as_adapter and adapter is None:
+        raise UsageError("adapter.as-adapter-alone")
     choose_kernel(app, directory, outtype, kernel)
     origin = find_provenance(app, directory, adapter, outtype) if provenance and not dry_run else None
-    plan = find_plan(app, directory, outtype, adapter, origin, engine, tree)
+    if as_adapter and adapter is not None:
+        plan = find_adapter_plan(directory, adapter, outtype)
+    else:
+        plan = find_plan(app, directory, outtype, adapter, origin, engine, tree)
     if dry_run or target is None:
         from rfctl.converter.preview import preview_plan
 
@@ -88,6 +97,17 @@ def convert(
     )
     if len(result.files) > 1:
         app.out.say("model.converted-pieces", count=len(result.files))
+
+
+def find_adapter_plan(directory: Path, adapter: Path, outtype: str) -> Plan:
+    """The plan of the adapter's own file; float32 unless a type was asked for, as the reference does."""
+    from rfctl.converter.adapter_file import plan_adapter
+    from rfctl.converter.source import ModelSource, read_config
+
+    asked = click.get_current_context().get_parameter_source("outtype")
+    base = ModelSource(directory.absolute(), read_config(directory), {})
+    is_default = asked is click.core.ParameterSource.DEFAULT
+    return plan_adapter(base, adapter.absolute(), "f32" if is_default else outtype)
 
 
 def find_plan(

@@ -1,0 +1,67 @@
+"""A model or an adapter of a hub repository, downloaded whole into the hub's own cache, where other programs
+find it as well. Only what a conversion reads is fetched, and never a pickled file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from rfctl.converter.hub_reader import DEFAULT_ENDPOINT, RepoName
+from rfctl.core.error import AuthError, RfctlError, UnreachableError
+
+_SMALL = ("*.json", "*.txt", "*.jinja", "*.model", "README.md")
+_WEIGHTS = ("*.safetensors",)
+
+
+def download(
+    repo: RepoName, *, endpoint: str = "", token: str = "", config_only: bool = False, offline: bool = False
+) -> Path:
+    """The directory with the files of `repo`; what is there already and unchanged is not fetched again.
+
+    endpoint     URL of the hub or a mirror, "" for the hub
+    config_only  without weights and tokenizer
+    offline      take what the cache has, ask nobody
+    huggingface_hub reads HF_HOME and HF_HUB_* when it is imported, which happens here first. Raises
+    RfctlError `hub.*`; a download that broke off goes on with the next call.
+    """
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    url = endpoint or DEFAULT_ENDPOINT
+    try:
+        path = snapshot_download(
+            repo.id,
+            revision=repo.revision,
+            endpoint=url,
+            token=token or False,
+            allow_patterns=["config.json"] if config_only else [*_SMALL, *_WEIGHTS],
+            local_files_only=offline,
+        )
+    except hub.GatedRepoError as error:
+        raise AuthError("hub.gated", repo=repo.id, url=url) from error
+    except hub.RevisionNotFoundError as error:
+        raise RfctlError("hub.revision-missing", repo=repo.id, revision=repo.revision, url=url) from error
+    except hub.RepositoryNotFoundError as error:
+        if token:
+            raise RfctlError("hub.repo-missing", repo=repo.id, url=url) from error
+        raise AuthError("hub.repo-private", repo=repo.id, url=url) from error
+    except hub.LocalEntryNotFoundError as error:
+        if offline:
+            raise RfctlError("hub.offline", repo=str(repo)) from error
+        raise UnreachableError("hub.unreachable", url=url, what=_name(error.__cause__ or error)) from error
+    except hub.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "?"
+        raise UnreachableError("hub.failing", url=url, status=status) from error
+    except (httpx.HTTPError, ConnectionError, TimeoutError) as error:
+        raise UnreachableError("hub.unreachable", url=url, what=_name(error)) from error
+    except OSError as error:
+        raise RfctlError(
+            "hub.cache-unwritable", repo=str(repo), what=error.strerror or _name(error)
+        ) from error
+    return Path(path)
+
+
+def _name(error: BaseException) -> str:
+    return type(error).__name__
