@@ -83,7 +83,7 @@ def test_what_is_asked_for_wins_and_is_warned_about(candidate: Candidate) -> Non
     assert (asked.num_ctx, asked.id) == (3072, "context.asked")
     assert choose_context(candidate, written=2048).id == "context.modelfile"
     assert [id for id, _ in listener.warnings] == ["context.too-small", "context.memory-short"]
-    assert listener.warnings[0][1] == {"num_ctx": 3072, "need": 8192, "passages": 0}
+    assert listener.warnings[0][1] == {"num_ctx": 3072, "need": 8192, "passages": 2}
     for value in (0, 32769):
         with pytest.raises(RfctlError) as caught:
             choose_context(candidate, asked=value)

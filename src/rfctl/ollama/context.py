@@ -40,8 +40,8 @@ class Need:
         return self.prompt_tokens + self.talk_tokens + self.answer_tokens
 
     def passages(self, num_ctx: int) -> int:
-        """How many passages fit into `num_ctx` tokens."""
-        return max(0, num_ctx - self.rest) // self.chunk_tokens
+        """How many passages fit into `num_ctx` tokens when the conversation gives up its room; at least one."""
+        return max(1, (num_ctx - self.prompt_tokens - self.answer_tokens) // self.chunk_tokens)
 
 
 @dataclass(frozen=True)
