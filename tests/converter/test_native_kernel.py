@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rfctl.converter.encode import encode_rows
 from rfctl.converter.quantization import dtype, kernel
 from rfctl.converter.quantization.native import build, loader
 from rfctl.converter.quantization.native.loader import CONVERSIONS, TYPES, Missing, NativeKernel, load_native
@@ -232,7 +233,7 @@ def test_buffers_that_do_not_fit_are_refused(native: NativeKernel) -> None:
 def test_the_kernel_takes_the_native_source_first(cache: Path, native: NativeKernel) -> None:
     kernel.use_kernel(cache=cache)
     info = kernel.kernel_info()
-    assert {info[name] for name in TYPES} == {f"native ({native.level})"} and info["F16"] == "numpy"
+    assert {info[name] for name in (*TYPES, "F16", "BF16")} == {f"native ({native.level})"}
     assert kernel.native_state() == native.level
     rows = samples(0)["student 2"]
     made = {name: kernel.quantize(name, rows) for name in TYPES}
@@ -243,6 +244,38 @@ def test_the_kernel_takes_the_native_source_first(cache: Path, native: NativeKer
     assert kernel.kernel_info()["Q4_K"] == "none" and kernel.kernel_info()["Q8_0"] == "numpy"
     with pytest.raises(ValueError, match="guess"):
         kernel.use_kernel(["guess"])
+
+
+@pytest.mark.parametrize("source", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("target", ["F16", "BF16"])
+def test_floats_are_encoded_alike_with_and_without_it(
+    source: str, target: str, cache: Path, native: NativeKernel
+) -> None:
+    """All finite values of 16 bits, and those float32 that lie around every one of them."""
+    bits = np.arange(1 << 16, dtype=np.uint32)
+    if source == "F32":
+        near = ((bits << 16)[:, None] + np.array([0, 1, 0x7FFF, 0x8000, 0x8001], np.uint32)).reshape(-1)
+        rows = near.view(np.float32)
+        rows = rows[np.isfinite(rows)].reshape(1, -1)
+    else:
+        exponent = 0x7F80 if source == "BF16" else 0x7C00
+        rows = bits[bits & exponent != exponent].astype(np.uint16).reshape(1, -1)
+        rows = rows if source == "BF16" else rows.view(np.float16)
+    kernel.use_kernel(cache=cache)
+    with_it = encode_rows(target, source, rows)
+    kernel.use_kernel(["numpy"])
+    without = encode_rows(target, source, rows)
+    assert with_it[1] == without[1]
+    np.testing.assert_array_equal(with_it[0].view(np.uint16), without[0].view(np.uint16))
+
+
+def test_what_was_compiled_is_used_where_nothing_may_be_compiled(
+    cache: Path, native: NativeKernel, tmp_path: Path
+) -> None:
+    assert isinstance(load_native(cache, build=False), NativeKernel)
+    if not loader.bundled_path().exists():
+        assert isinstance(load_native(tmp_path, build=False), Missing)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_native_library_with_wrong_bytes_is_passed_over(

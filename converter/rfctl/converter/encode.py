@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rfctl.converter.quantization.dtype import bf16_to_f16, bf16_to_f32, f32_to_bf16, f32_to_f16
-from rfctl.converter.quantization.kernel import quantize
+from rfctl.converter.quantization.dtype import bf16_to_f16, bf16_to_f32
+from rfctl.converter.quantization.kernel import is_native, quantize
 from rfctl.converter.quantization.type import tensor_type
 
 # Where the half-precision scales lie in a block (bytes): ggml/src/ggml-common.h.
@@ -61,13 +61,16 @@ def encode_rows(type_name: str, dtype: str, rows: NDArray[Any]) -> tuple[NDArray
     if type_name == dtype:
         return rows, None
     if type_name == "F16":
-        halves = bf16_to_f16(rows) if dtype == "BF16" else f32_to_f16(widen(dtype, rows))
+        if dtype == "BF16" and not is_native("F16"):
+            halves = bf16_to_f16(rows)  # by table, faster than numpy through float32
+        else:
+            halves = quantize("F16", widen(dtype, rows)).view(np.uint16)
         return halves, _find_infinite(halves, _F16_EXPONENT)
     values = widen(dtype, rows)
     if type_name == "F32":
         return values, None if dtype != "F64" else _find_false(np.isfinite(values))
     if type_name == "BF16":
-        bits = f32_to_bf16(values)
+        bits = quantize("BF16", values).view(np.uint16)
         return bits, _find_infinite(bits, _BF16_EXPONENT)
     data = quantize(type_name, values)
     return data, find_infinite_scale(type_name, data)

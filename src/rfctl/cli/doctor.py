@@ -98,6 +98,10 @@ def _target(app: App, wanted: Sequence[str]) -> Target:
         from rfctl.ollama.host import normalise_host
 
         ollama_url = normalise_host(ollama_url)
+    if not wanted or any(name.startswith("engine") for name in wanted):
+        from rfctl.converter.quantization.kernel import use_kernel
+
+        use_kernel(cache=folders.cache, build=False)  # a look, not a reason to compile
     # Somebody who uses the embedded engine alone has no use for Docker, unless they ask about it.
     uses_docker = bool(wanted or url or project.is_initialised or adopted_name(project))
     return Target(project, folders.engine, dict(os.environ), ollama_url, url, key, uses_docker)

@@ -24,7 +24,7 @@ def choose_kernel(app: App, source: Path, outtype: str, choice: str = "auto") ->
 
     build = choice == "native" or (choice == "auto" and _is_worth_building(source, outtype))
     sources = kernel.SOURCES if choice == "auto" else (choice,)
-    kernel.use_kernel(sources, cache=app.directories.cache if build else None)
+    kernel.use_kernel(sources, cache=app.directories.cache, build=build)
 
 
 def _is_worth_building(source: Path, outtype: str) -> bool:

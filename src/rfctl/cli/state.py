@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from rfctl.cli.app import App
@@ -13,7 +14,7 @@ _PARTS = ("ollama", "ragflow-sdk", "gguf", "huggingface_hub", "xllamacpp", "pypd
 REFERENCE = {"llama.cpp": "b11434", "transformers": "4.57.6"}
 
 
-def versions() -> dict[str, Any]:
+def versions(cache: Path | None = None) -> dict[str, Any]:
     """rfctl's own version, the pinned converter reference, and the installed parts."""
     parts: dict[str, str | None] = {}
     for name in _PARTS:
@@ -27,20 +28,21 @@ def versions() -> dict[str, Any]:
         "platform": platform.platform(),
         "converter_reference": REFERENCE,
         "packages": parts,
-        "kernels": kernels(),
+        "kernels": kernels(cache),
     }
 
 
-def kernels() -> dict[str, str]:
-    """Which code quantizes each type on this machine."""
-    from rfctl.converter.quantization.kernel import kernel_info
+def kernels(cache: Path | None = None) -> dict[str, str]:
+    """Which code quantizes each type here; what was compiled into `cache` counts, nothing is built."""
+    from rfctl.converter.quantization.kernel import kernel_info, use_kernel
 
+    use_kernel(cache=cache, build=False)
     return dict(kernel_info())
 
 
 def print_version(app: App) -> None:
     if not app.out.is_human:
-        app.out.report(versions())
+        app.out.report(versions(app.directories.cache))
         return
     app.out.line(f"rfctl {__version__}")
 

@@ -36,6 +36,13 @@ def kernels(evidence: Evidence) -> Result:
     return judge(best in ("avx512f", "avx2"), otherwise=Verdict.WARN, found=best)
 
 
+@check("engine.quantize")
+def quantize(evidence: Evidence) -> Result:
+    """Tensor type -> the code that makes it here ("native (avx2)", "ggml (...)", "numpy", "none")."""
+    found = str(evidence.fact("engine.quantize").get("Q4_K", "none"))
+    return judge(found not in ("none", "numpy"), otherwise=Verdict.WARN, found=found)
+
+
 @check("engine.state")
 def state(evidence: Evidence) -> Result:
     """{"locked": an engine holds the folder, "answers": it answers, "url": where}."""

@@ -186,6 +186,7 @@ def _stack_web(values: Mapping[str, Any]) -> str:
 
 def collect_engine(directory: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """The embedded engine: its library loaded in a process of its own, its state and its store."""
+    from rfctl.converter.quantization.kernel import kernel_info
     from rfctl.engine import daemon
     from rfctl.engine.home import Home
 
@@ -193,6 +194,7 @@ def collect_engine(directory: Path, environment: Mapping[str, str]) -> dict[str,
     values: dict[str, Any] = {
         "engine.state": {"locked": Home(directory).is_running(), "answers": found.running, "url": found.url},
         "engine.store": _store(directory),
+        "engine.quantize": dict(kernel_info(("Q4_K",))),
     }
     if sys.platform.startswith("linux"):
         values["engine.libgomp"] = _has_library("libgomp.so.1")

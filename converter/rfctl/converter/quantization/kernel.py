@@ -45,24 +45,26 @@ class _Choice:
 
     sources: Sequence[str] = SOURCES
     cache: Path | None = None
+    build: bool = True
     native: NativeKernel | Missing | None = None
 
 
 _CHOICE = _Choice()
 
 
-def use_kernel(sources: Sequence[str] = SOURCES, cache: Path | None = None) -> None:
+def use_kernel(sources: Sequence[str] = SOURCES, cache: Path | None = None, *, build: bool = True) -> None:
     """Choose for this process which sources are tried, in this order.
 
     sources  some of SOURCES; one alone forces it (types that it cannot make raise `model.kernel-missing`)
     cache    the user's cache folder, where the native kernels are compiled at their first use when a compiler
              is there; None: they are used only when the package brought them
+    build    False: compile nothing, but use what was compiled there before
     Raises ValueError for an unknown source.
     """
     if unknown := set(sources) - set(SOURCES):
         raise ValueError(f"no such kernel source: {', '.join(sorted(unknown))}")
     with _LOCK:
-        _CHOICE.sources, _CHOICE.cache, _CHOICE.native = tuple(sources), cache, None
+        _CHOICE.sources, _CHOICE.cache, _CHOICE.build, _CHOICE.native = tuple(sources), cache, build, None
         _READY.clear()
 
 
@@ -95,10 +97,13 @@ def quantize(type_name: str, rows: Rows, out: Bytes | None = None) -> Bytes:
     return out
 
 
-def kernel_info() -> Mapping[str, str]:
-    """Which source makes each type here: "native (LEVEL)", "ggml (FILE NAME)", "numpy" or "none"."""
+def kernel_info(types: Sequence[str] = ()) -> Mapping[str, str]:
+    """Which source makes each type here: "native (LEVEL)", "ggml (FILE NAME)", "numpy" or "none".
+
+    types  names to ask for; all when empty
+    """
     info = {}
-    for name in proved_types():
+    for name in types or proved_types():
         try:
             info[name] = _ready(name)[0]
         except RfctlError:
@@ -113,6 +118,11 @@ def can_quantize(type_name: str) -> bool:
     except RfctlError:
         return False
     return True
+
+
+def is_native(type_name: str) -> bool:
+    """Whether our own kernels make this type here."""
+    return _ready(tensor_type(type_name).name)[0].startswith("native")
 
 
 def proved_types() -> tuple[str, ...]:
@@ -141,6 +151,8 @@ def _select(name: str) -> tuple[str, Quantizer]:
 def _candidates(name: str) -> Iterator[tuple[str, Quantizer]]:
     plain: dict[str, Quantizer] = {"F32": _copy_f32, "F16": _to_f16, "BF16": _to_bf16}
     if name in plain:
+        if "native" in _CHOICE.sources and name != "F32" and isinstance(native := _native(), NativeKernel):
+            yield f"native ({native.level})", _through_conversion(native, name)
         yield "numpy", plain[name]
         return
     for source in _CHOICE.sources:  # one by one: a library that is not needed is not loaded
@@ -163,7 +175,7 @@ def _candidate(source: str, name: str) -> tuple[str, Quantizer] | None:
 
 def _native() -> NativeKernel | Missing:
     if _CHOICE.native is None:
-        _CHOICE.native = load_native(_CHOICE.cache)
+        _CHOICE.native = load_native(_CHOICE.cache, build=_CHOICE.build)
     return _CHOICE.native
 
 
@@ -177,6 +189,13 @@ def _to_f16(rows: Rows, out: Bytes) -> None:
 
 def _to_bf16(rows: Rows, out: Bytes) -> None:
     f32_to_bf16(rows, out.view(np.uint16))
+
+
+def _through_conversion(native: NativeKernel, name: str) -> Quantizer:
+    def run(rows: Rows, out: Bytes) -> None:
+        native.convert("F32", name, rows, out.view(np.uint16))
+
+    return run
 
 
 def _through_ggml(function: Callable[..., int], number: int) -> Quantizer:

@@ -95,12 +95,15 @@ class Missing:
     reason: str
 
 
-def load_native(cache: Path | None = None, *, compiler: Path | None = None) -> NativeKernel | Missing:
+def load_native(
+    cache: Path | None = None, *, compiler: Path | None = None, build: bool = True
+) -> NativeKernel | Missing:
     """The native kernels of this machine.
 
     cache     the user's cache folder; a compiled library is kept under `kernel/` in it. None: only a library
               that came with the package is used, nothing is compiled
     compiler  instead of the one on the search path
+    build     False: a library that is not there yet is not compiled
     The caller must compare some output with known bytes before it trusts the library.
     """
     bundled = bundled_path()
@@ -125,6 +128,8 @@ def load_native(cache: Path | None = None, *, compiler: Path | None = None) -> N
         return Missing(f"{compiler.name}: {error.strerror}")
     failed = path.with_suffix(".failed")
     if not path.exists():
+        if not build:
+            return Missing("it has not been compiled yet")
         if (note := _recent_note(failed)) is not None:
             return Missing(f"an earlier build failed: {note}")
         try:
