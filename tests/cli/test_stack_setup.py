@@ -71,6 +71,27 @@ def test_a_fresh_server_is_ready_and_the_second_time_nothing_changes(
     assert json.loads(up.out)["documents"][0]["status"] == "parsed"
 
 
+def test_servers_that_somebody_chose_stay_chosen(
+    day: Day, setup: Callable[..., Any], rfctl: Callable[..., Any]
+) -> None:
+    chosen = ("--ollama", "http://a:11434", "--ragflow", "http://b:9380")
+    assert rfctl("profile", "add", "work", *chosen).code == 0
+    assert rfctl("profile", "use", "work").code == 0
+    local = ("--email", "rf@example.com", "--no-proof", "--ollama-url", day.ollama_url)
+    env = {"RFCTL_PROFILE": "work"}
+    done = setup(*local, env=env)
+    assert done.code == 3  # the models are those of the chosen profile, and nobody is there
+    assert rfctl("profile", "add", "work", "--ollama", day.ollama_url, "--ragflow", "http://b:9380").code == 0
+    done = setup(*local, env=env)
+    assert done.code == 0, done.err
+    assert "rfctl profile use docker" in done.err
+    assert rfctl("config", "show", "--json").out.count('"work"') == 1
+    assert rfctl("profile", "add", "docker", *chosen).code == 0
+    done = setup(*local, env=env)
+    assert (done.code, f"--ragflow {day.url}" in done.err) == (0, True)
+    assert "http://b:9380" in rfctl("profile", "ls").out
+
+
 def test_a_key_of_an_earlier_installation_is_replaced(day: Day, setup: Callable[..., Any]) -> None:
     assert setup("--email", "rf@example.com", "--no-proof").code == 0
     day.fresh.keys.clear()

@@ -194,18 +194,28 @@ def _register(
 
 
 def _use(app: App, place: _Place, ollama_url: str) -> bool:
-    """Make these two servers what commands talk to, unless they are already; whether a file was changed."""
+    """Make these two servers what commands talk to, unless they are already; whether a file was changed.
+
+    Only who has chosen no servers yet is led there; who has gets a profile, or is told how to make one.
+    """
     from rfctl.ragflow_client.address import normalise_url
 
     profile = app.settings.endpoints()
     if profile.ragflow_url and normalise_url(profile.ragflow_url) == place.url:
         return False
+    mine = app.settings.profiles.get(PROFILE)
+    if mine is not None and mine.ragflow_url and normalise_url(mine.ragflow_url) != place.url:
+        app.out.note("setup.profile-hint", ollama=ollama_url, ragflow=place.url)
+        return False
     path = app.settings.user_file
     changed = [
         edit(path, f"profiles.{PROFILE}.ollama_url", ollama_url),
         edit(path, f"profiles.{PROFILE}.ragflow_url", place.url),
-        edit(path, "profile", PROFILE),
     ]
+    if app.settings.get("profile") or profile.ragflow_url:
+        app.out.note("setup.profile-made", profile=PROFILE)
+    else:
+        changed.append(edit(path, "profile", PROFILE))
     app.__dict__.pop("settings", None)
     return any(changed)
 
