@@ -432,3 +432,24 @@ def test_a_server_on_another_port_is_recognised_by_the_manifest(tmp_path: Path) 
     with keeper(path) as third, OllamaClient(third.url) as client:
         third.models = new.models
         assert push(client, path, "tiny", ledger_path=ledger).unchanged
+
+
+def test_a_template_that_the_server_will_ignore_is_named(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", template=CHATML + "{% if tools %}{{ tools }}{% endif %}")
+    warnings: list[str] = []
+
+    class Listener(type(SILENT)):  # type: ignore[misc]
+        def warn(self, id: str, /, **params: object) -> None:
+            warnings.append(id)
+
+    def write(template: str) -> Wishes:
+        return Wishes(modelfile=parse_modelfile(f"FROM .\nTEMPLATE {template}\n"))
+
+    with Keeper() as server, OllamaClient(server.url) as client:
+        version = client.version()
+    candidate = read_candidate(path)
+    decide(candidate, write("{{ .Prompt }}{{ .Tools }}"), version, Listener())
+    assert warnings == []
+    decide(candidate, write("{{ .Prompt }}"), version, Listener())
+    decide(candidate, Wishes(template="zephyr"), version, Listener())
+    assert warnings == ["ollama.template-ignored"] * 2

@@ -40,7 +40,7 @@ class Need:
         return self.prompt_tokens + self.talk_tokens + self.answer_tokens
 
     def passages(self, num_ctx: int) -> int:
-        """How many passages fit into `num_ctx` tokens when the conversation gives up its room; at least one."""
+        """How many passages fit into `num_ctx` tokens when the conversation gives up its room."""
         return max(1, (num_ctx - self.prompt_tokens - self.answer_tokens) // self.chunk_tokens)
 
 

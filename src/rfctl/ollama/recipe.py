@@ -15,6 +15,7 @@ from rfctl.ollama.blob import Content
 from rfctl.ollama.candidate import Candidate
 from rfctl.ollama.context import Context, choose_context
 from rfctl.ollama.family import Family, find_family, recognise_family
+from rfctl.ollama.lint import ignores_template
 from rfctl.ollama.modelfile import Modelfile
 from rfctl.ollama.parameter import Value, check_parameters, kinds, parse_parameter
 from rfctl.ollama.stop import Stops, derive_stops
@@ -213,8 +214,7 @@ def _choose_template(
     if wishes.template is not None and family is not None:
         written = family.template
     if written:
-        # images.go, v0.33.0-rc2: the jinja wins when it knows tools or thinking and the Go template does not.
-        if version.renders_jinja and ("tools" in own or "tool_call" in own or "</think>" in own):
+        if version.renders_jinja and ignores_template(own, written):
             reporter.warn("ollama.template-ignored", path=candidate.path)
         return written
     if candidate.is_embedding or (version.renders_jinja and own):
