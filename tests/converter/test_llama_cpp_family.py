@@ -26,7 +26,15 @@ GOLDEN = (
     "starcoder2",
 )
 ENCODERS = {"modernbert", "nomic", "qwen3-embedding", "roberta", "xlm-roberta"}
-SMALL = sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.startswith("mix-"))
+VARIANTS = ("mix-", "bare-", "llama-", "quantized-")  # of families that are here anyway
+# llama.cpp has no use for them at this size (image features, default rope sections), or answers only to a
+# query with documents.
+UNFIT = {"qwen3-vl", "qwen3-vl-moe", "qwen3.5-without-mtp", "bert-reranker", "xlm-reranker"}
+SMALL = sorted(
+    path.stem
+    for path in FOLDER.glob("*.json")
+    if not path.stem.startswith(VARIANTS) and path.stem not in UNFIT
+)
 QUICK = ("falcon", "granite", "lfm2", "minicpm", "nomic", "olmo2")
 CHILD = """
 import json, sys
@@ -62,10 +70,10 @@ def test_llama_cpp_loads(golden: Path, tmp_path: Path, names: tuple[str, ...]) -
     items = []
     for name in names:
         if name in SMALL:
-            folder = make_small(golden, load_small(name), tmp_path)
+            folder = make_small(golden, load_small(name), tmp_path / name)
         else:
             case = golden / "converter" / "cases" / f"{name}.json"
-            folder = build(golden, json.loads(case.read_text("utf-8")), tmp_path)
+            folder = build(golden, json.loads(case.read_text("utf-8")), tmp_path / name)
         target = tmp_path / f"{name}.gguf"
         convert(folder, target, outtype="q8_0")
         items.append({"path": str(target), "embedding": name in ENCODERS})
