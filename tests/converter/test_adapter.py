@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from safetensor import read_safetensors, write_safetensors
 from tiny import make_model
 
-from rfctl.converter.adapter_config import read_adapter_config
+from rfctl.converter.adapter_config import _look_up, _read_pattern, read_adapter_config
 from rfctl.converter.convert import convert, make_plan
 from rfctl.converter.expression import Slice
 from rfctl.converter.header import read_header
@@ -280,6 +282,8 @@ REFUSED: list[tuple[str, dict[str, np.ndarray[Any, Any]], dict[str, Any]]] = [
     ("adapter.type-unsupported", {}, {"peft_type": "ADALORA"}),
     ("adapter.type-unsupported", {}, {"peft_type": "VERA"}),
     ("adapter.feature-unsupported", {}, {"rank_pattern": {".*.*.*.*a": 8}}),
+    ("adapter.feature-unsupported", {}, {"rank_pattern": {"(a|a)" * 30 + "b": 8}}),
+    ("adapter.feature-unsupported", {}, {"alpha_pattern": {"a?" * 40 + "a" * 40: 8}}),
     ("adapter.config-invalid", {}, {"rank_pattern": {"[z-a]": 8}}),
     ("adapter.tensor-unused", {"prompt_embeddings": grid((64,), 1)}, {}),
 ]
@@ -352,3 +356,36 @@ def test_any_config_is_read_or_refused(tmp_path: Path, key: str, value: Any) -> 
     else:
         assert read.rank("a.b") > 0
         assert math.isfinite(read.scale("a.b"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pattern=st.text(alphabet="ab.*+?()|[]^${}\\1,d-_", min_size=1, max_size=24),
+    module=st.sampled_from(["a" * 300, "ab." * 100, "model.layers.0.self_attn.q_proj"]),
+)
+def test_no_pattern_runs_for_long(pattern: str, module: str) -> None:
+    """A hostile expression is refused, or is found to match or not in a moment."""
+    started = time.monotonic()
+    try:
+        found = _look_up(dict(_read_pattern({"rank_pattern": {pattern: 3}}, "rank_pattern")), module, 1)
+        wanted = re.match(rf"(.*\.)?({pattern})$", module)
+        assert found == (3 if wanted else 1)
+    except RfctlError as error:
+        assert error.id in ("adapter.feature-unsupported", "adapter.config-invalid")
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "q_proj",
+        "^model.layers.0.self_attn.q_proj",
+        r"layers\.[0-9]+\.self_attn\.(q|k)_proj",
+        ".*proj",
+        "^.*q_proj$",
+    ],
+)
+def test_patterns_that_trainers_write_are_read(pattern: str) -> None:
+    found = dict(_read_pattern({"rank_pattern": {pattern: 3}}, "rank_pattern"))
+    assert _look_up(found, Q, 1) == 3
+    assert _look_up(found, "model.norm", 1) == 1

@@ -38,7 +38,8 @@ _HARMLESS = ("use_rslora", "use_dora", "use_cache", "use_effective_conv2d")
 _ATOM = r"(?:[A-Za-z0-9_\-]|\\[.\-_dw]|\.|\[\^?[A-Za-z0-9_.\-]+\])(?:[*+?]|\{\d{1,2}(?:,\d{1,2})?\})?"
 _GROUP = rf"\((?:\?:)?(?:{_ATOM})*(?:\|(?:{_ATOM})*)*\)\??"
 _PATTERN = re.compile(rf"\^?(?:{_ATOM}|{_GROUP}|\|)+\$?")
-_MOST_REPEATS, _MOST_CHARACTERS, _MOST_PATTERNS = 3, 200, 5000
+_MOST_REPEATS, _MOST_CHOICES, _MOST_ALTERNATIVES = 3, 5, 12
+_MOST_CHARACTERS, _MOST_PATTERNS = 200, 5000
 
 
 @dataclass(frozen=True)
@@ -141,14 +142,22 @@ def _read_pattern(config: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
     if len(pattern) > _MOST_PATTERNS:
         raise _invalid(key, f"{len(pattern)} entries")
     for name in pattern:
-        repeats = sum(name.count(sign) for sign in "*+{")
-        if len(name) > _MOST_CHARACTERS or repeats > _MOST_REPEATS or not _PATTERN.fullmatch(name):
+        if len(name) > _MOST_CHARACTERS or not _is_cheap(name) or not _PATTERN.fullmatch(name):
             raise RfctlError("adapter.feature-unsupported", key=key, value=name[:80])
         try:
             _compile(name)
         except re.error as error:
             raise _invalid(key, name) from error
     return list(pattern.items())
+
+
+def _is_cheap(pattern: str) -> bool:
+    """Few places where the search can go on in more than one way: their number is an exponent of its cost."""
+    plain = pattern.replace("(?:", "(")
+    repeats = sum(plain.count(sign) for sign in "*+{")
+    choices = repeats + plain.count("?") + plain.count("(")
+    few = repeats <= _MOST_REPEATS and choices <= _MOST_CHOICES
+    return few and plain.count("|") <= _MOST_ALTERNATIVES
 
 
 def _read_rank(key: str, value: Any) -> int:
