@@ -99,7 +99,8 @@ def test_what_is_missing_extra_or_of_another_shape(model: Path, make: Callable[.
         tensors = [tensor for tensor in plan.tensors if tensor.name != "output_norm.weight"]
         up = next(tensor for tensor in tensors if tensor.name == "blk.0.ffn_up.weight")
         tensors.append(replace(up, name="blk.0.more.weight"))
-        tensors[tensors.index(up)] = replace(up, shape=(up.shape[0] // 2, up.shape[1] * 2))
+        down = next(tensor for tensor in tensors if tensor.name == "blk.0.ffn_down.weight")
+        tensors[tensors.index(up)] = replace(down, name=up.name)
         pairs = [pair for pair in plan.pairs if pair.key != "llama.context_length"]
         return replace(plan, tensors=tuple(tensors), pairs=(*pairs, text("my.key", "x")))
 
