@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rfctl.converter.expression import (
     Constant,
     Every,
     Expression,
+    NegativeExponential,
     Reshape,
     RotaryRows,
     RowRange,
@@ -24,7 +26,7 @@ from rfctl.converter.expression import (
     Stack,
 )
 from rfctl.converter.header import SourceTensor
-from rfctl.converter.transpose import Transpose
+from rfctl.converter.transpose import Transpose, transpose_each
 
 SETTINGS = settings(max_examples=60, deadline=None)
 
@@ -147,6 +149,17 @@ def test_blocks(height: int, order: list[int], columns: int, step: int) -> None:
     assert np.array_equal(in_chunks(moved, reader, 3 * height, step), wanted)
 
 
+@SETTINGS
+@given(st.integers(1, 3), st.permutations(range(4)), st.integers(1, 5), st.integers(1, 20))
+def test_blocks_of_columns(width: int, order: list[int], rows: int, step: int) -> None:
+    values = np.arange(4 * width * rows, dtype=np.float32).reshape(rows, 4 * width)
+    source, reader = make(values)
+    moved = Blocks(source, width, tuple(order), columns=True)
+    wanted = values.reshape(rows, 4, width)[:, order].reshape(rows, 4 * width)
+    assert moved.shape == wanted.shape
+    assert np.array_equal(in_chunks(moved, reader, rows, step), wanted)
+
+
 def test_blocks_of_a_vector() -> None:
     values = np.arange(6, dtype=np.float32)
     source, reader = make(values)
@@ -178,3 +191,24 @@ def test_experts_are_transposed_one_by_one() -> None:
     source, reader = make(values)
     experts = tuple(Transpose(Reshape(RowRange(source, n, n + 1), (3, 4))) for n in range(2))
     assert np.array_equal(in_chunks(Stack(experts), reader, 8, 3), values.swapaxes(1, 2).reshape(8, 3))
+
+
+@SETTINGS
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(8, 40), st.integers(1, 5))
+def test_a_few_columns_are_read_alone(count: int, rows: int, columns: int, step: int) -> None:
+    values = np.arange(count * rows * columns, dtype=np.float32).reshape(count, rows, columns)
+    source, reader = make(values)
+    turned = np.concatenate(
+        [in_chunks(expert, reader, columns, step) for expert in transpose_each(source.tensor)]
+    )
+    assert np.array_equal(turned, values.swapaxes(1, 2).reshape(-1, rows))
+
+
+def test_decay_is_correctly_rounded() -> None:
+    values = np.linspace(-80, 80, 1601, dtype=np.float32)
+    source, reader = make(values)
+    found = NegativeExponential(source).load(reader, 0, 1)[0]
+    assert found.dtype == np.float32
+    assert [float(value) for value in found] == [
+        float(np.float32(-math.exp(float(value)))) for value in values
+    ]
