@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builder import build
+from hub_server import HubServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensor import read_safetensors, write_safetensors
@@ -30,6 +34,7 @@ from rfctl.core.file import sha256_file
 Tensors = dict[str, tuple[str, np.ndarray[Any, Any]]]
 VOCABULARY = 50257
 GPT2 = "gpt2"
+RUN = "import sys; from rfctl.cli.main import execute; sys.exit(execute(sys.argv[1:]))"
 Q = "model.layers.0.self_attn.q_proj"
 K = "model.layers.1.self_attn.k_proj"
 DOWN = "model.layers.1.mlp.down_proj"
@@ -389,3 +394,30 @@ def test_patterns_that_trainers_write_are_read(pattern: str) -> None:
     found = dict(_read_pattern({"rank_pattern": {pattern: 3}}, "rank_pattern"))
     assert _look_up(found, Q, 1) == 3
     assert _look_up(found, "model.norm", 1) == 1
+
+
+def test_adapter_alone_whose_base_is_on_the_hub(half: Path, tmp_path: Path) -> None:
+    """The same bytes as with the base at hand: the file's name comes from the repository, not the commit."""
+    adapter = make_adapter(
+        tmp_path / "adapter", pair(Q, 64, 64), base_model_name_or_path="org/Tiny-7M", revision=None
+    )
+    wanted = convert(half, tmp_path / "wanted.gguf", adapter=adapter).sha256
+    target = tmp_path / "file.gguf"
+    command = ["model", "convert", str(adapter), "-o", str(target)]
+    environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    environment |= {
+        "HF_HOME": str(tmp_path / "hf"),
+        "RFCTL_HOME": str(tmp_path / "home"),
+        "HOME": str(tmp_path),
+    }
+    with HubServer({"org/Tiny-7M": half}) as hub:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *command],
+            env=environment | {"HF_ENDPOINT": hub.url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert sha256_file(target) == wanted
