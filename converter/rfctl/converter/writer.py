@@ -239,5 +239,7 @@ def _run(reader: SourceReader, partial: PartialFile, place: Place, begin: int, e
         )
     data, overflow = encode_rows(tensor.type, dtype, np.ascontiguousarray(rows))
     view = data.reshape(-1).view(np.uint8)
+    if view.nbytes != (end - begin) * place.row_bytes:  # it would lie over its neighbour
+        raise ValueError(f"{tensor.name}: {view.nbytes} bytes for rows {begin} to {end}")
     partial.write(memoryview(view), place.offset + begin * place.row_bytes)
     return _Done(view, place, end == tensor.rows, None if overflow is None else begin + overflow)
