@@ -399,7 +399,7 @@ def test_patterns_that_trainers_write_are_read(pattern: str) -> None:
 def test_adapter_alone_whose_base_is_on_the_hub(half: Path, tmp_path: Path) -> None:
     """The same bytes as with the base at hand: the file's name comes from the repository, not the commit."""
     adapter = make_adapter(
-        tmp_path / "adapter", pair(Q, 64, 64), base_model_name_or_path="org/Tiny-7M", revision=None
+        tmp_path / "adapter", pair(Q, 64, 64), base_model_name_or_path="org/Tiny-7M", revision="main"
     )
     wanted = convert(half, tmp_path / "wanted.gguf", adapter=adapter).sha256
     target = tmp_path / "file.gguf"
@@ -419,5 +419,15 @@ def test_adapter_alone_whose_base_is_on_the_hub(half: Path, tmp_path: Path) -> N
             timeout=120,
             check=False,
         )
-    assert done.returncode == 0, done.stderr
-    assert sha256_file(target) == wanted
+        assert done.returncode == 0, done.stderr
+        assert sha256_file(target) == wanted
+        make_adapter(adapter, pair(Q, 64, 64), base_model_name_or_path="org/Tiny-7M", revision="v9")
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *command, "--force"],
+            env=environment | {"HF_ENDPOINT": hub.url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert (done.returncode, "hub.revision-missing" in done.stderr) == (1, True), done.stderr

@@ -53,6 +53,13 @@ def find_base(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
+def read_revision(adapter: Path) -> str:
+    """Which version of its base the adapter was trained on (`revision`), "" where it does not say."""
+    config = read_json(adapter / CONFIG) if (adapter / CONFIG).is_file() else None
+    revision = config.get("revision") if isinstance(config, dict) else None
+    return revision[:200] if isinstance(revision, str) else ""
+
+
 def merge_adapter(source: ModelSource, adapter: Path) -> ModelSource:
     """The model `source` with the adapter of the directory `adapter` merged in; reads headers only.
 

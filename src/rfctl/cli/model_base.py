@@ -21,7 +21,7 @@ def find_directories(
     config_only   the configuration of the base will do
     An adapter given alone brings its base with it (`base_model_name_or_path`). Raises RfctlError `hub.*`.
     """
-    from rfctl.converter.adapter import find_base
+    from rfctl.converter.adapter import find_base, read_revision
     from rfctl.converter.check_adapter import read_base
     from rfctl.converter.hub_reader import parse_repo
 
@@ -30,8 +30,10 @@ def find_directories(
     directory = _find(app, directory, config_only=config_only)
     if adapter is None:
         base, adapter = find_base(directory)
-        if adapter is None and not (base / "config.json").is_file() and (repo := parse_repo(read_base(base))):
-            return _download(app, repo, config_only=config_only), directory
+        if adapter is None and not (base / "config.json").is_file():
+            named, revision = read_base(base), read_revision(base)
+            if repo := parse_repo(f"{named}@{revision}" if revision else named):
+                return _download(app, repo, config_only=config_only), directory
         return base, adapter
     return directory, adapter
 
