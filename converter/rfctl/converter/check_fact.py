@@ -35,7 +35,7 @@ from rfctl.converter.check_weight import (
 from rfctl.converter.family import Family, list_families
 from rfctl.converter.finding import Finding, Severity
 from rfctl.converter.header import SourceTensor
-from rfctl.converter.hparams import HParams, fill_defaults
+from rfctl.converter.hparams import HParams, fill_defaults, inner_config
 from rfctl.converter.plan import Plan
 from rfctl.converter.planner import plan_model
 from rfctl.converter.source import ModelSource, read_config
@@ -152,7 +152,7 @@ def _see_dequantized(facts: Facts, config: Mapping[str, Any]) -> bool:
 
 
 def _examine_architecture(facts: Facts, config: Mapping[str, Any]) -> None:
-    names = config.get("architectures")
+    names = inner_config(config).get("architectures") or config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         facts.findings.append(Finding("model.architecture-missing", Severity.ERROR, {"path": facts.path}))
         return

@@ -58,6 +58,7 @@ class Llama(Family):
         "MistralForCausalLM",
         "LlamaModel",
         "IQuestCoderForCausalLM",
+        "LlavaForConditionalGeneration",
     )
     architecture: ClassVar[str] = "llama"
     block_prefix = "model.layers."
