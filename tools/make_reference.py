@@ -116,7 +116,15 @@ def _describe(command: click.Command, path: tuple[str, ...], language: str) -> l
     ]
     usage = " ".join(["rfctl", *path, *arguments])
     level = "####" if len(path) > 1 else "###"
-    return ["", f"{level} {usage}", "", help, *_options(command, language, key)]
+    detail = _text(f"help.{key}", language, "why")
+    return [
+        "",
+        f"{level} {usage}",
+        "",
+        help,
+        *(["", detail] if detail else []),
+        *_options(command, language, key),
+    ]
 
 
 def _options(command: click.Command, language: str, key: str, *, common: bool = False) -> list[str]:
@@ -138,8 +146,8 @@ def _options(command: click.Command, language: str, key: str, *, common: bool = 
     return ["", *rows] if rows and not common else rows
 
 
-def _text(id: str, language: str) -> str:
-    return entries(language).get(id, {}).get("message", "")
+def _text(id: str, language: str, part: str = "message") -> str:
+    return entries(language).get(id, {}).get(part, "")
 
 
 def _row(cells: object) -> list[str]:

@@ -138,12 +138,57 @@ def test_an_error_in_json_mode_is_one_line_on_stderr(rfctl: Run) -> None:
     assert error["exit_code"] == 2
 
 
-def test_usage_errors_point_to_help(rfctl: Run) -> None:
+def test_usage_errors_name_the_nearest_command(rfctl: Run) -> None:
     result = rfctl("config", "shw")
     assert result.code == 2
     assert result.err == (
-        "error[cli.usage]: No such command 'shw'.\n  next: rfctl config --help\n  rfctl explain cli.usage\n"
+        "error[cli.command-unknown]: rfctl config has no command shw\n"
+        "  next: rfctl config show\n"
+        "  rfctl explain cli.command-unknown\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "id", "next"),
+    [
+        (("modle",), "cli.command-unknown", "rfctl model"),
+        (("model", "zzz"), "cli.command-unknown", "rfctl model --help"),
+        (("model", "push", "--quantise", "q8_0", "x"), "cli.option-unknown", "rfctl model push --quantize"),
+        (("model", "check"), "cli.value-missing", "rfctl model check --help"),
+        (("model", "--quiet"), "cli.command-missing", "rfctl model --help"),
+        (("model", "show", "a", "b"), "cli.argument-extra", "rfctl model show --help"),
+        (("model", "push", "x", "--via", "ftp"), "cli.value-choice", "rfctl model push --help"),
+        (("kb", "search", "x", "--limit", "0"), "cli.value-range", "rfctl kb search --help"),
+        (("model", "convert", "x", "--threads", "0"), "cli.value-least", "rfctl model convert --help"),
+        (("kb", "upload", "x", "--kb"), "cli.option-use", "rfctl kb upload --help"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_in_the_users_language_and_form(
+    rfctl: Run, arguments: tuple[str, ...], id: str, next: str
+) -> None:
+    for where in (0, len(arguments) - 1):
+        result = rfctl(*arguments[:where], "--json", "--lang", "zh", *arguments[where:])
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        error = json.loads(result.err)["error"]
+        assert (error["id"], error["next"]) == (id, next)
+        assert any("\u4e00" <= char <= "\u9fff" for char in error["message"])
+
+
+@pytest.mark.parametrize(("language", "heading"), [("en", "Commands"), ("zh", "命令")])
+def test_a_noun_alone_shows_all_its_verbs(rfctl: Run, language: str, heading: str) -> None:
+    result = rfctl("--lang", language, "model")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == rfctl("model", "--help", "--lang", language).out
+    assert f"\n{heading}:\n  check " in result.err
+    assert "\n  bundle " in result.err
+
+
+def test_a_page_of_help_is_in_one_language(rfctl: Run) -> None:
+    page = rfctl("--lang", "zh", "doctor", "--help").out
+    assert page.startswith("用法: rfctl doctor [OPTIONS]\n")
+    assert "分组：host、docker" in page
+    assert "显示此帮助" in page
+    assert "Groups: host, docker" in rfctl("doctor", "--help").out
 
 
 def test_version_json(rfctl: Run) -> None:

@@ -23,10 +23,10 @@ def _language(context: click.Context) -> str:
     return app.language if app is not None else "en"
 
 
-def _help(key: str, language: str, default: str) -> str:
+def _help(key: str, language: str, default: str, part: str = "message") -> str:
     for name in (language, "en"):
         if entry := entries(name).get(f"help.{key}"):
-            return entry.get("message", default)
+            return entry.get(part, default)
     return default
 
 
@@ -34,16 +34,52 @@ def _path(context: click.Context) -> str:
     return ".".join(context.command_path.split()[1:])
 
 
-def _localise_options(command: click.Command, context: click.Context) -> None:
-    """Help of each option: `help.<noun>.<verb>.<option>`, else `option.<option>`, else its own text."""
+def _localise_options(command: click.Command, context: click.Context) -> list[click.Parameter]:
+    """The parameters; help of an option: `help.<noun>.<verb>.<option>`, `option.<option>` or its own."""
     language = _language(context)
-    for parameter in command.params:
+    parameters = command.get_params(context)
+    for parameter in parameters:
         if isinstance(parameter, click.Option) and parameter.name:
-            default = _help(f"option.{parameter.name}", language, parameter.help or "")
-            parameter.help = _help(f"{_path(context)}.{parameter.name}", language, default)
+            # click keeps the value of its own help option under a name that varies.
+            name = "help" if "--help" in parameter.opts else parameter.name
+            default = _help(f"option.{name}", language, parameter.help or "")
+            parameter.help = _help(f"{_path(context)}.{name}", language, default)
+    return parameters
 
 
-class Command(click.Command):
+class _Localised(click.Command):
+    """The parts of a help page, headings included, in the language of the user."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            # The parser itself knows no context; without one an error cannot name the command.
+            error.ctx = error.ctx or ctx
+            raise
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        prefix = _help("heading.usage", _language(ctx), "Usage")
+        formatter.write_usage(
+            ctx.command_path, " ".join(self.collect_usage_pieces(ctx)), prefix=f"{prefix}: "
+        )
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        path = _path(ctx) or "root"
+        for part in ("message", "why"):
+            if text := _help(path, _language(ctx), "", part):
+                formatter.write_paragraph()
+                with formatter.indentation():
+                    formatter.write_text(text)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        parameters = _localise_options(self, ctx)
+        records = [record for one in parameters if (record := one.get_help_record(ctx)) is not None]
+        with formatter.section(_help("heading.options", _language(ctx), "Options")):
+            formatter.write_dl(records)
+
+
+class Command(_Localised):
     """A verb. Its own options come first, then the common ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,22 +89,8 @@ class Command(click.Command):
     def get_short_help_str(self, limit: int = 45) -> str:
         return super().get_short_help_str(200)
 
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        text = _help(_path(ctx), _language(ctx), "")
-        own = (self.help or "").strip()
-        paragraphs = [text, own] if text and own and _language(ctx) == "en" and text != own else [text or own]
-        formatter.write_paragraph()
-        with formatter.indentation():
-            for paragraph in paragraphs:
-                formatter.write_text(paragraph)
-                formatter.write_paragraph()
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _localise_options(self, ctx)
-        super().format_options(ctx, formatter)
-
-
-class Noun(click.Group):
+class Noun(_Localised, click.Group):
     """A group whose verbs are `"module:attribute"` strings, imported on use.
 
     default: the verb that is meant where none is given; without one the help is shown.
@@ -81,7 +103,8 @@ class Noun(click.Group):
         self.params.extend(common_options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args or ([self._default] if self._default else []))
+        verbless = not args or (args[0].startswith("-") and not {*args} & {*self._verbs, *ALIASES, "--help"})
+        return super().parse_args(ctx, [self._default, *args] if self._default and verbless else args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._verbs)
@@ -100,21 +123,16 @@ class Noun(click.Group):
         name, command, rest = super().resolve_command(ctx, args)
         return (command.name if command is not None else name), command, rest
 
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(_help(_path(ctx) or "root", _language(ctx), self.help or ""))
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         path = _path(ctx)
         prefix = f"{path}." if path else ""
         rows = [(name, _help(prefix + name, _language(ctx), "")) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
+        with formatter.section(_help("heading.commands", _language(ctx), "Commands")):
             formatter.write_dl(rows)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _localise_options(self, ctx)
         super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         from click.shell_completion import CompletionItem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from typing import Any
@@ -12,7 +13,8 @@ import click
 from rfctl.cli.app import App, make_app
 from rfctl.cli.command import Noun
 from rfctl.cli.output import soften
-from rfctl.core.error import RfctlError, UsageError
+from rfctl.cli.usage import explain_usage
+from rfctl.core.error import RfctlError
 
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
@@ -164,6 +166,9 @@ def run(arguments: list[str] | None = None) -> None:
 def execute(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     app = App()
+    # Known before anything is parsed: `--help` comes before it, and a wrong command line is told in it too.
+    if found := re.search(r"(?:^|\0)--lang[=\0](en|zh)(?:\0|$)", "\0".join(arguments)):
+        app.set_flag("language", found[1])
     for stream in (sys.stdout, sys.stderr):
         soften(stream)
     try:
@@ -174,13 +179,15 @@ def execute(arguments: list[str]) -> int:
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
-        hint = f"{error.ctx.command_path} --help" if error.ctx is not None else "rfctl --help"
-        app.out.error(UsageError("cli.usage", detail=error.format_message(), hint=hint))
-        return 2
     except click.ClickException as error:
-        app.out.error(UsageError("cli.usage", detail=error.format_message(), hint="rfctl --help"))
-        return 2
+        if "--json" in arguments:
+            app.set_flag("json", True)
+        wrong = explain_usage(error)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError) and app.out.is_human:
+            app.out.trace(error.message)
+        else:
+            app.out.error(wrong)
+        return wrong.exit_code
     except (click.Abort, KeyboardInterrupt):
         app.out.error(RfctlError("core.interrupted", exit_code=EXIT_INTERRUPTED))
         return EXIT_INTERRUPTED

@@ -1,0 +1,74 @@
+"""What click says of a wrong command line, as an error of ours in both languages."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+import click
+
+from rfctl.core.error import UsageError
+
+_EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
+
+
+def explain_usage(error: click.ClickException) -> UsageError:
+    """The error with its own id; `cli.usage` with click's words for what has none."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "rfctl"
+    hint = f"{path} --help"
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            return UsageError("cli.command-missing", path=path, hint=hint)
+        case click.exceptions.NoSuchCommand():
+            return UsageError(
+                "cli.command-unknown", path=path, name=error.command_name, hint=_nearest(error, hint)
+            )
+        case click.NoSuchOption():
+            close = f"{path} {error.possibilities[0]}" if error.possibilities else hint
+            return UsageError("cli.option-unknown", path=path, name=error.option_name, hint=close)
+        case click.BadOptionUsage():
+            return UsageError("cli.option-use", name=error.option_name, detail=error.message, hint=hint)
+        case click.MissingParameter():
+            return UsageError("cli.value-missing", name=_name(error), hint=hint)
+        case click.BadParameter():
+            return _explain_value(error, hint)
+        case _:
+            if extra := _EXTRA.match(error.format_message()):
+                return UsageError("cli.argument-extra", path=path, extra=extra[1], hint=hint)
+            if error.message == "Missing command.":
+                return UsageError("cli.command-missing", path=path, hint=hint)
+            return UsageError("cli.usage", detail=error.format_message(), hint=hint)
+
+
+def _nearest(error: click.exceptions.NoSuchCommand, default: str) -> str:
+    context = error.ctx
+    if context is None or not isinstance(context.command, click.Group):
+        return default
+    names = context.command.list_commands(context)
+    close = difflib.get_close_matches(error.command_name, names, n=1)
+    return f"{context.command_path} {close[0]}" if close else default
+
+
+def _explain_value(error: click.BadParameter, hint: str) -> UsageError:
+    kind = error.param.type if error.param is not None else None
+    match kind:
+        case click.Choice():
+            return UsageError(
+                "cli.value-choice", name=_name(error), choices=", ".join(map(str, kind.choices)), hint=hint
+            )
+        case click.IntRange() | click.FloatRange() if kind.min is not None and kind.max is not None:
+            return UsageError("cli.value-range", name=_name(error), least=kind.min, most=kind.max, hint=hint)
+        case click.IntRange() | click.FloatRange() if kind.min is not None:
+            return UsageError("cli.value-least", name=_name(error), least=kind.min, hint=hint)
+        case _:
+            return UsageError("cli.value-invalid", name=_name(error), detail=error.message, hint=hint)
+
+
+def _name(error: click.BadParameter) -> str:
+    """The name of the parameter as the help page shows it."""
+    if error.param is None:
+        return str(error.param_hint or "")
+    if isinstance(error.param, click.Option):
+        return max(error.param.opts, key=len)
+    return error.param.make_metavar(error.ctx or click.Context(click.Command("rfctl")))
