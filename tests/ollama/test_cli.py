@@ -99,6 +99,40 @@ def test_push_with_an_adapter(run: Callable[..., Any], server: Keeper, golden: P
     assert (absent.code, absent.err.startswith("error[adapter.not-found]")) == (1, True), absent.err
 
 
+def test_push_from_the_hub(rfctl: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path) -> None:
+    """A repository instead of a directory, and an adapter that names its base: the models of their names."""
+    import numpy as np
+    import safetensor
+    import tiny
+    from hub_server import HubServer
+
+    tiny.make_model(tmp_path / "base", golden / "converter" / "tokenizers" / "gpt2")
+    adapter = tmp_path / "My-Tune"
+    adapter.mkdir()
+    module = "base_model.model.model.layers.0.self_attn.o_proj"
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/Tiny-7M"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), "utf-8")
+    tensors = {
+        f"{module}.lora_A.weight": ("F32", np.ones((2, 64), np.float32)),
+        f"{module}.lora_B.weight": ("F32", np.ones((64, 2), np.float32)),
+    }
+    safetensor.write_safetensors(adapter / "adapter_model.safetensors", tensors)
+    with HubServer({"org/Tiny-7M": tmp_path / "base"}) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "RFCTL_OLLAMA_URL": server.url}
+        how = ("--template", "chatml", "--no-verify", "--json")
+        digests = {}
+        for source in ("org/Tiny-7M", "My-Tune"):
+            done = rfctl("model", "push", source, *how, env=env)
+            assert done.code == 0, done.err
+            report = json.loads(done.out)
+            digests[report["name"]] = report["source_digest"]
+        missing = rfctl("model", "push", "org/nothing", *how, env=env)
+    assert list(digests) == ["tiny-7m:latest", "my-tune:latest"]
+    assert len(set(digests.values())) == 2
+    assert missing.code in (1, 4)
+    assert '"id": "hub.' in missing.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "id"),
     [

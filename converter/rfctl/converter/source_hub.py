@@ -5,18 +5,26 @@ find it as well. Only what a conversion reads is fetched, and never a pickled fi
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from rfctl.converter.hub_reader import DEFAULT_ENDPOINT, RepoName
 from rfctl.core.error import AuthError, RfctlError, UnreachableError
+from rfctl.core.progress import SILENT, Reporter, Stage
 
 _SMALL = ("*.json", "*.txt", "*.jinja", "*.model", "README.md")
 _WEIGHTS = ("*.safetensors",)
 
 
 def download(
-    repo: RepoName, *, endpoint: str = "", token: str = "", config_only: bool = False, offline: bool = False
+    repo: RepoName,
+    *,
+    endpoint: str = "",
+    token: str = "",
+    config_only: bool = False,
+    offline: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Path:
     """The directory with the files of `repo`; what is there already and unchanged is not fetched again.
 
@@ -31,14 +39,16 @@ def download(
 
     url = endpoint or DEFAULT_ENDPOINT
     try:
-        path = snapshot_download(
-            repo.id,
-            revision=repo.revision,
-            endpoint=url,
-            token=token or False,
-            allow_patterns=["config.json"] if config_only else [*_SMALL, *_WEIGHTS],
-            local_files_only=offline,
-        )
+        with reporter.stage("hub.stage-download", unit="bytes", repo=str(repo)) as stage:
+            path = snapshot_download(
+                repo.id,
+                revision=repo.revision,
+                endpoint=url,
+                token=token or False,
+                allow_patterns=["config.json"] if config_only else [*_SMALL, *_WEIGHTS],
+                local_files_only=offline,
+                tqdm_class=_make_bar(stage),
+            )
     except hub.GatedRepoError as error:
         raise AuthError("hub.gated", repo=repo.id, url=url) from error
     except hub.RevisionNotFoundError as error:
@@ -65,3 +75,24 @@ def download(
 
 def _name(error: BaseException) -> str:
     return type(error).__name__
+
+
+def _make_bar(stage: Stage) -> type[Any]:
+    """A class of bars that show nothing and tell `stage` the bytes of all files together.
+
+    snapshot_download makes one bar each for files, bytes received and bytes written; the last counts here.
+    """
+    from tqdm.std import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.done = 0
+            self.counts = options.get("unit") == "B" and "Downloading" not in str(options.get("desc", ""))
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counts:
+                self.done += int(n or 0)
+                stage.update(done=self.done, total=int(self.total) if self.total else None)
+
+    return Bar

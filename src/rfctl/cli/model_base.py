@@ -62,5 +62,10 @@ def _download(app: App, repo: RepoName, *, config_only: bool) -> Path:
         if error.id != "hub.offline":
             raise
         return download(repo, config_only=config_only, offline=True)
-    app.out.note("hub.downloading", repo=str(repo))
-    return download(repo, endpoint=access.endpoint, token=access.token, config_only=config_only)
+    return download(
+        repo,
+        endpoint=access.endpoint,
+        token=access.token,
+        config_only=config_only,
+        reporter=app.reporter(),
+    )

@@ -53,13 +53,13 @@ def push_source(
     from rfctl.cli.model_store import find_direct
     from rfctl.ollama.push import push_file
 
+    name = name or default_name(source)
+    if not source.is_file():
+        from rfctl.cli.model_base import find_directories
+
+        source, adapter = find_directories(app, source, adapter)
     if not source.exists():
         raise UsageError("ollama.push-source", path=source)
-    name = name or default_name(source)
-    if source.is_dir() and adapter is None:
-        from rfctl.converter.adapter import find_base
-
-        source, adapter = find_base(source)
     _check_from(source, wishes, modelfile_folder)
     ledger = app.directories.data / _LEDGER
     _ask_to_replace(app, client, name, ledger, yes)
