@@ -39,7 +39,8 @@ def starts_with(template: str, bos: str) -> bool | None:
     from jinja2 import TemplateError
 
     try:
-        compiled = _compile(template)
+        with _limit_memory():  # constant expressions are worked out while a template is compiled
+            compiled = _compile(template)
         with _limit_memory(), _Budget(_STEPS):
             pieces = compiled.generate(
                 messages=[{"role": "user", "content": "a"}],
