@@ -15,7 +15,8 @@ from rfctl.cli.main import root
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(rfctl [^`]+)`")
-PAGES = [(ROOT / "docs/en" / name, ROOT / "docs/zh" / name) for name in ("windows.md", "scale.md", "stack.md")] + [
+NAMES = ("windows.md", "scale.md", "stack.md")
+PAGES = [(ROOT / "docs/en" / name, ROOT / "docs/zh" / name) for name in NAMES] + [
     (ROOT / "deploy" / name / "README.md", ROOT / "deploy" / name / "README.zh-CN.md")
     for name in ("k8s", "tunnel")
 ]
