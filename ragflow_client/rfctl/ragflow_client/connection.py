@@ -32,8 +32,9 @@ from rfctl.ragflow_client.document import Document
 from rfctl.ragflow_client.evaluation import Evaluation, evaluate
 from rfctl.ragflow_client.matrix import Matrix, evaluate_models
 from rfctl.ragflow_client.model import Kind, Model, list_models
+from rfctl.ragflow_client.model_server import ModelServer
 from rfctl.ragflow_client.parse import Patience
-from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models
+from rfctl.ragflow_client.provider import ModelSpec, Registration, ensure_models, ensure_served
 from rfctl.ragflow_client.question_set import Question
 from rfctl.ragflow_client.reparse import parse_documents
 from rfctl.ragflow_client.report import UploadReport
@@ -109,6 +110,19 @@ class Ragflow:
             default=default,
             prove=prove,
             reporter=reporter,
+        )
+
+    def ensure_served(
+        self,
+        server: ModelServer,
+        *,
+        chat: ModelSpec | None = None,
+        embedding: ModelSpec | None = None,
+        default: bool | None = True,
+        reporter: Reporter = SILENT,
+    ) -> Registration:
+        return ensure_served(
+            self.api, server, chat=chat, embedding=embedding, default=default, reporter=reporter
         )
 
     # -- datasets and documents -----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`rfctl kb use-model`: a model of the Ollama server becomes one that RAGFlow's assistants can use."""
+"""`rfctl kb use-model`: a model of a model server becomes one that RAGFlow's assistants can use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.model_server import Kind, use_served
 from rfctl.cli.ragflow_model import register
+from rfctl.core.error import UsageError
 
 if TYPE_CHECKING:
     from rfctl.ollama.client import OllamaClient
@@ -18,9 +20,46 @@ if TYPE_CHECKING:
 @command("use-model")
 @click.argument("name", metavar="NAME[:TAG]")
 @click.option("--ollama-url", metavar="URL")
+@click.option("--provider", type=click.Choice(["vllm", "xinference", "openai"]))
+@click.option("--model-url", metavar="URL")
+@click.option("--context", type=click.IntRange(min=64), metavar="N")
+@click.option("--kind", type=click.Choice(["chat", "embedding"]))
 @click.option("--default", "make_default", is_flag=True)
-def use_model(app: App, name: str, ollama_url: str | None, make_default: bool) -> None:
+def use_model(
+    app: App,
+    name: str,
+    ollama_url: str | None,
+    provider: str | None,
+    model_url: str | None,
+    context: int | None,
+    kind: Kind | None,
+    make_default: bool,
+) -> None:
     """The first chat model and the first embedding model become the defaults by themselves."""
+    if provider:
+        if not model_url:
+            raise UsageError("provider.url-missing", provider=provider)
+        served = use_served(
+            app, name, provider, model_url, context=context or 0, kind=kind, default=make_default or None
+        )
+        app.out.report(
+            {
+                "unchanged": not served.changed,
+                "model": served.model,
+                "full_name": served.model.full_name,
+                "context": served.context,
+                "url": served.url,
+                "proof": served.proof,
+            }
+        )
+        print_use(app, served.model, changed=served.changed)
+        if served.proof is not None:
+            proof = served.proof
+            app.out.note("kb.model-proved", seconds=proof.seconds, similarity=proof.similarity)
+        return
+    for option, value in (("--model-url", model_url), ("--context", context), ("--kind", kind)):
+        if value:
+            raise UsageError("provider.option-alone", option=option)
     with app.ollama() as client:
         model, changed = use(app, client, name, address=ollama_url or "", default=make_default or None)
     app.out.report({"unchanged": not changed, "model": model, "full_name": model.full_name})

@@ -77,17 +77,25 @@ def warm(app: App, client: OllamaClient, entry: ModelEntry) -> None:
 def find_address(app: App, ragflow: Ragflow, ollama_url: str, names: list[str], given: str = "") -> str:
     """Ollama as the RAGFlow server sees it: the given address, or the first of the usual ones that works."""
     from rfctl.ragflow_client.offer import find_ollama
+
+    if given or ragflow.server.is_embedded:
+        return (given or ollama_url).rstrip("/")
+    return find_ollama(ragflow.api, list_addresses(app, ragflow, ollama_url), names)
+
+
+def list_addresses(app: App, ragflow: Ragflow, url: str) -> tuple[str, ...]:
+    """Addresses under which RAGFlow may reach a server that this machine knows as `url`, best first."""
     from rfctl.stack.lifecycle import api_url
     from rfctl.stack.ollama_address import container_urls
     from rfctl.stack.project import Project
 
-    if given or ragflow.server.is_embedded:
-        return (given or ollama_url).rstrip("/")
+    if ragflow.server.is_embedded:
+        return (url,)
     project = Project(app.directories.data / "stack")
     env = project.read() if project.is_initialised else {}
     if env and api_url(env) != ragflow.url:
         env = {}
-    return find_ollama(ragflow.api, container_urls(ollama_url, env, ragflow.url), names)
+    return container_urls(url, env, ragflow.url)
 
 
 def register(

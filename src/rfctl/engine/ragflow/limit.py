@@ -35,7 +35,10 @@ class Limit:
 
 async def find(state: State, target: Target) -> Limit:
     """The model's limit, from /api/show and the max_tokens it was registered with. Never raises for a server
-    that does not answer: then the registered number holds, or Ollama's default."""
+    that does not answer: then the registered number holds, or Ollama's default. A server that is no Ollama
+    has a fixed context, so the registered number is it."""
+    if not target.is_ollama:
+        return Limit(max(target.max_tokens or SERVER_DEFAULT, 64), frozenset())
     cache = state.cache.setdefault(_CACHE, {})
     key = (target.base_url, target.name)
     known = cache.get(key)

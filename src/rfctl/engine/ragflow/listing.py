@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from rfctl.engine.ragflow import provider_store, served
 from rfctl.engine.ragflow.stamp import new_id, now
 from rfctl.engine.ragflow.state import State
 
@@ -48,6 +49,15 @@ async def fetch(
         if shown.status_code == 200:
             listed.append(_describe(name, digest, shown.json()))
     return sorted(listed, key=lambda model: model.name)
+
+
+async def offer(state: State, provider: str, base_url: str, api_key: str) -> list[Listed]:
+    """The models of a server of any kind that the engine talks to. Raises as `fetch`."""
+    if provider == provider_store.OLLAMA:
+        return await fetch(state, base_url, api_key)
+    found = await served.list_models(state.http, base_url, api_key)
+    rows = (Listed(name, "", (kind,), size or DEFAULT_CONTEXT, ()) for name, kind, size in found)
+    return sorted(rows, key=lambda model: model.name)
 
 
 async def refresh(state: State) -> bool:

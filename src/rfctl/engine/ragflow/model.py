@@ -1,4 +1,4 @@
-"""Finding a model by name or id and calling it over Ollama's HTTP API.
+"""Finding a model by name or id and calling it over Ollama's HTTP API, or OpenAI's (`served`).
 
 Names are `model:tag@instance@provider`, read from the right (RAGFlow v0.27.0 `tenant_model_service.py`);
 texts of the errors are RAGFlow's.
@@ -10,6 +10,7 @@ import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from rfctl.engine.ragflow import listing
+from rfctl.engine.ragflow import listing, provider_store, served
 from rfctl.engine.ragflow.state import State
 
 EMBED_BATCH = 16
@@ -37,18 +38,13 @@ class ChatError(Exception):
     """The chat model did not answer; the text is the reason."""
 
 
-def error_text(error: Exception) -> str:
-    """The answer that stands for a failed call; RAGFlow's clients look for its first word."""
-    return f"**ERROR**: CONNECTION_ERROR - Ollama_chatException - {error}"
-
-
 @dataclass(frozen=True)
 class Target:
     """A model that can be called.
 
     id          32 hex, RAGFlow's model_id
     full_name   model:tag@instance@provider
-    base_url    of the Ollama server, without a slash at the end
+    base_url    of its server, without a slash at the end
     max_tokens  context length in tokens as registered, 0 = unknown
     """
 
@@ -59,6 +55,17 @@ class Target:
     api_key: str
     model_types: tuple[str, ...]
     max_tokens: int
+    provider: str = provider_store.OLLAMA
+
+    @property
+    def is_ollama(self) -> bool:
+        return self.provider == provider_store.OLLAMA
+
+
+def error_text(error: Exception, target: Target) -> str:
+    """The answer that stands for a failed call; RAGFlow's clients look for its first word."""
+    source = "Ollama_chatException" if target.is_ollama else "OpenAIException"
+    return f"**ERROR**: CONNECTION_ERROR - {source} - {error}"
 
 
 _SELECT = (
@@ -105,26 +112,40 @@ async def chat(
     state: State, target: Target, messages: Sequence[dict[str, str]], options: dict[str, Any] | None = None
 ) -> AsyncIterator[dict[str, Any]]:
     """Ollama's /api/chat stream: one object per line, the last with done true. Raises ChatError."""
-    body = {"model": target.name, "messages": list(messages), "stream": True, "options": options or {}}
-    url = f"{target.base_url}/api/chat"
     try:
-        async with state.http.stream(
-            "POST", url, json=body, headers=_headers(target), timeout=TIMEOUT
-        ) as response:
-            if response.status_code != 200:
-                raise ChatError((await response.aread()).decode(errors="replace"))
-            async for line in response.aiter_lines():
-                if not line.strip():
-                    continue
-                piece = json.loads(line)
-                if "error" in piece:
-                    raise ChatError(line)
+        if target.is_ollama:
+            pieces = _chat_ollama(state, target, messages, options or {})
+        else:
+            pieces = served.chat(
+                state.http, target.base_url, target.api_key, target.name, messages, options or {}
+            )
+        async with aclosing(pieces):  # type: ignore[type-var]
+            async for piece in pieces:
                 yield piece
     except httpx.ConnectError as error:
         address = host(target.base_url)
         raise ChatError(f"Cannot connect to host {address} [Connect call failed]") from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (served.ServedError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ChatError(str(error) or repr(error)) from error
+
+
+async def _chat_ollama(
+    state: State, target: Target, messages: Sequence[dict[str, str]], options: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
+    body = {"model": target.name, "messages": list(messages), "stream": True, "options": options}
+    url = f"{target.base_url}/api/chat"
+    async with state.http.stream(
+        "POST", url, json=body, headers=_headers(target), timeout=TIMEOUT
+    ) as response:
+        if response.status_code != 200:
+            raise ChatError((await response.aread()).decode(errors="replace"))
+        async for line in response.aiter_lines():
+            if not line.strip():
+                continue
+            piece = json.loads(line)
+            if "error" in piece:
+                raise ChatError(line)
+            yield piece
 
 
 def host(url: str) -> str:
@@ -134,27 +155,40 @@ def host(url: str) -> str:
 
 
 async def _embed_batch(state: State, target: Target, texts: list[str]) -> NDArray[np.float32]:
-    prefix = "Embedding request failed for OllamaEmbed. Error: "
-    body = {"model": target.name, "input": texts, "truncate": True}
+    client = "OllamaEmbed" if target.is_ollama else "OpenAI_APIEmbed"
+    prefix = f"Embedding request failed for {client}. Error: "
     try:
-        response = await state.http.post(
-            f"{target.base_url}/api/embed", json=body, headers=_headers(target), timeout=TIMEOUT
-        )
-        answer = response.json()
+        if target.is_ollama:
+            found = await _embed_ollama(state, target, texts)
+        else:
+            found = await served.embed(state.http, target.base_url, target.api_key, target.name, texts)
     except httpx.ConnectError as error:
-        raise EmbeddingError(prefix + _UNREACHABLE) from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        address = f"Cannot connect to host {host(target.base_url)}"
+        raise EmbeddingError(prefix + (_UNREACHABLE if target.is_ollama else address)) from error
+    except (served.ServedError, httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EmbeddingError(prefix + (str(error) or repr(error))) from error
-    if response.status_code != 200:
-        reason = answer.get("error", answer) if isinstance(answer, dict) else answer
-        raise EmbeddingError(f"{prefix}{reason} (status code: {response.status_code})")
     try:
-        vectors = np.asarray(answer["embeddings"], dtype=np.float32)
-    except (KeyError, TypeError, ValueError) as error:
+        vectors = np.asarray(found, dtype=np.float32)
+    except (TypeError, ValueError) as error:
         raise EmbeddingError(f"{prefix}the answer holds no embeddings") from error
     if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
         raise EmbeddingError(f"{prefix}embeddings of shape {vectors.shape} for {len(texts)} texts")
     return vectors
+
+
+async def _embed_ollama(state: State, target: Target, texts: list[str]) -> object:
+    body = {"model": target.name, "input": texts, "truncate": True}
+    response = await state.http.post(
+        f"{target.base_url}/api/embed", json=body, headers=_headers(target), timeout=TIMEOUT
+    )
+    answer = response.json()
+    if response.status_code != 200:
+        reason = answer.get("error", answer) if isinstance(answer, dict) else answer
+        raise served.ServedError(f"{reason} (status code: {response.status_code})")
+    found = answer.get("embeddings") if isinstance(answer, dict) else None
+    if found is None:
+        raise served.ServedError("the answer holds no embeddings")
+    return found
 
 
 def _headers(target: Target) -> dict[str, str]:
@@ -211,4 +245,5 @@ def _target(row: sqlite3.Row, state: State) -> Target:
         api_key=row["api_key"],
         model_types=tuple(json.loads(row["model_type_json"])),
         max_tokens=row["max_tokens"],
+        provider=row["provider_name"],
     )

@@ -1,6 +1,7 @@
-"""Model providers and their instances (RAGFlow v0.27.0 `provider_api.py`), for Ollama servers.
+"""Model providers and their instances (RAGFlow v0.27.0 `provider_api.py`).
 
-Deviations: only Ollama can be added; a failed test call names the reason without LiteLLM's wrapping.
+Deviations: only Ollama and servers with OpenAI's API can be added; a failed test call names the reason
+without LiteLLM's wrapping.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ async def test_connection(request: Request) -> Response:
     if not url:
         raise Failure(DATA, text)
     try:
-        found = await listing.fetch(state.of(request), url, str(payload.get("api_key") or ""))
+        found = await listing.offer(state.of(request), name, url, str(payload.get("api_key") or ""))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise Failure(
             DATA, f"{text} Discovery against {url} failed: {provider_check.explain(error, url)}"
@@ -90,10 +91,11 @@ async def test_connection(request: Request) -> Response:
 
 async def list_provider_models(request: Request) -> Response:
     """What the server at `base_url` lists."""
-    _known(request)
+    provider = _known(request)
     url = request.query_params.get("base_url", "")
+    key = request.query_params.get("api_key", "")
     try:
-        found = await listing.fetch(state.of(request), url, request.query_params.get("api_key", ""))
+        found = await listing.offer(state.of(request), provider, url, key)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise Failure(DATA, "Internal server error") from error
     return ok(

@@ -28,6 +28,7 @@ async def verify(
             api_key=str(payload.get("api_key") or ""),
             model_types=tuple([kinds] if isinstance(kinds, str) else kinds),
             max_tokens=0,
+            provider=provider,
         )
         try:
             if "embedding" in target.model_types:

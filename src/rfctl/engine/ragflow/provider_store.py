@@ -12,8 +12,9 @@ from typing import Any
 from rfctl.engine.ragflow.envelope import DATA, Failure
 from rfctl.engine.ragflow.stamp import new_id, now
 
-# The only kind of model server that the engine talks to; RAGFlow knows many.
-PROVIDERS = ("Ollama",)
+OLLAMA = "Ollama"
+# The kinds of model server that the engine talks to (the others with OpenAI's API); RAGFlow knows many more.
+PROVIDERS = (OLLAMA, "VLLM", "Xinference", "OpenAI-API-Compatible")
 MODEL_TYPES = ("chat", "embedding", "rerank", "image2text", "vision", "speech2text", "asr", "tts", "ocr")
 RANK = 500
 

@@ -100,7 +100,7 @@ async def talk(request: Request) -> Response:
             answer.append(message.get("content") or "")
             thinking.append(message.get("thinking") or "")
     except model.ChatError as error:
-        answer = [model.error_text(error)]
+        answer = [model.error_text(error, target)]
     return ok({"answer": "".join(answer), "reasoning_content": "".join(thinking)})
 
 
