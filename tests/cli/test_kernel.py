@@ -174,6 +174,23 @@ def test_a_wrong_command_line_is_an_error_in_the_users_language_and_form(
         assert any("\u4e00" <= char <= "\u9fff" for char in error["message"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "id", "code"),
+    [
+        (("model", "push", "m.gguf", "x", "--modelfile", "no/file"), "core.file-missing", 2),
+        (("model", "push", "m.gguf", "x", "--modelfile", "."), "core.file-is-folder", 2),
+        (("model", "check", "x" * 300), "core.name-too-long", 1),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    rfctl: Run, arguments: tuple[str, ...], id: str, code: int
+) -> None:
+    result = rfctl(*arguments)
+    assert result.code == code, result.err
+    assert result.err.startswith(f"error[{id}]: ")
+    assert result.err.count("\n") <= 8
+
+
 @pytest.mark.parametrize(("language", "heading"), [("en", "Commands"), ("zh", "命令")])
 def test_a_noun_alone_shows_all_its_verbs(rfctl: Run, language: str, heading: str) -> None:
     result = rfctl("--lang", language, "model")

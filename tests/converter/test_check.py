@@ -244,6 +244,15 @@ def test_other_weight_files_are_explained(golden: Path, folder: Path, file: str,
     assert [finding.id for finding in check(path).errors] == [id]
 
 
+@pytest.mark.parametrize(("name", "data"), [("model.gguf", b""), ("model.bin2", b"GGUF\x03\0\0\0")])
+def test_a_gguf_file_is_sent_to_the_commands_for_it(folder: Path, name: str, data: bytes) -> None:
+    (folder / name).write_bytes(data)
+    with pytest.raises(RfctlError) as caught:
+        check(folder / name)
+    assert caught.value.id == "model.is-gguf"
+    assert f"rfctl model verify {folder / name}" in caught.value.text().next
+
+
 def test_a_missing_directory_is_an_error_not_a_report(folder: Path) -> None:
     with pytest.raises(RfctlError) as caught:
         check(folder / "nowhere")

@@ -107,7 +107,7 @@ def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Fact
     try:
         config = read_config(path)
     except RfctlError as error:
-        if error.id == "model.not-found":
+        if error.id in ("model.not-found", "model.is-gguf"):
             raise
         findings.append(from_error(error))
     if any(finding.id == "model.adapter-only" for finding in findings):

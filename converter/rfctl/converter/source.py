@@ -87,10 +87,12 @@ def open_source(path: Path) -> ModelSource:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """config.json of the directory `path`. Raises RfctlError `model.not-found`, `model.adapter-only`,
-    `model.config-missing` or `model.json-malformed`."""
+    """config.json of the directory `path`. Raises RfctlError `model.not-found`, `model.is-gguf`,
+    `model.adapter-only`, `model.config-missing` or `model.json-malformed`."""
     if path.is_file() and path.suffix.lower() in ENDINGS:
         raise refuse_model(path.parent, [path.name])
+    if path.is_file() and (path.suffix.lower() == ".gguf" or path.open("rb").read(4) == b"GGUF"):
+        raise RfctlError("model.is-gguf", path=path)
     if not path.is_dir():
         raise RfctlError("model.not-found", path=path)
     config = read_json(path / "config.json", MAX_CONFIG_BYTES)

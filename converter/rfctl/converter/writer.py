@@ -94,9 +94,9 @@ def write_plan(
     threads   workers; None: one per core, at most 16
     split     when to begin another piece; the pieces are named after `target` (`split.py`). They take their
               names together when all are complete, the first one last: without it llama.cpp loads none
-    Raises RefusedError `model.target-exists`; RfctlError `model.target-full`, `model.target-unwritable`,
-    `model.target-busy`, `model.not-finite` (names tensor and row), `model.overflow`,
-    `model.shard-truncated`, `model.kernel-missing`.
+    Raises RefusedError `model.target-exists`; RfctlError `model.target-folder`, `model.target-full`,
+    `model.target-unwritable`, `model.target-busy`, `model.not-finite` (names tensor and row),
+    `model.overflow`, `model.shard-truncated`, `model.kernel-missing`.
     """
     pieces = split_plan(plan, split)
     targets = name_pieces(target, len(pieces))
@@ -104,7 +104,7 @@ def write_plan(
         if path.exists() and not overwrite:
             raise RefusedError("model.target-exists", path=path)
     if not target.parent.is_dir():
-        raise RfctlError("model.target-unwritable", path=target, what=f"no folder {target.parent}")
+        raise RfctlError("model.target-folder", path=target, folder=target.parent)
     layouts = [lay_out(piece) for piece in pieces]
     needed = sum(layout.size for layout in layouts)
     free = shutil.disk_usage(target.parent).free

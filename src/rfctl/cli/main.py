@@ -13,7 +13,7 @@ import click
 from rfctl.cli.app import App, make_app
 from rfctl.cli.command import Noun
 from rfctl.cli.output import soften
-from rfctl.cli.usage import explain_usage
+from rfctl.cli.usage import explain_system, explain_usage
 from rfctl.core.error import RfctlError
 
 EXIT_BUG = 70
@@ -196,6 +196,10 @@ def execute(arguments: list[str]) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
         return 1
     except Exception as error:
+        system = explain_system(error, arguments) if isinstance(error, OSError) else None
+        if system is not None:
+            app.out.error(system)
+            return system.exit_code
         # A process boundary: a bug stays visible as a bug, with its traceback and its own exit code.
         app.out.trace(traceback.format_exc())
         app.out.error(RfctlError("core.bug", exit_code=EXIT_BUG, detail=f"{type(error).__name__}: {error}"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rfctl.cli.app import App
 from rfctl.cli.output import cell_width, clean, human_bytes
+from rfctl.core.catalog import quote_path
 
 if TYPE_CHECKING:
     from rfctl.converter.check import CheckReport
@@ -85,7 +86,7 @@ def print_report(app: App, report: CheckReport, hub: HubModel | None) -> None:
             out.line(f"  {out.text('cli.next')}: {clean(text.next)}")
     out.line()
     if report.will_work:
-        out.say("check.works", path=report.path)
+        out.say("check.works", path=quote_path(report.path))
     else:
         out.say("check.fails" if report.errors else "check.open")
 

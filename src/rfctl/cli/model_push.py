@@ -51,9 +51,13 @@ def push_source(
     because nobody will edit it; provenance: write hashes and options of a conversion into its file.
     """
     from rfctl.cli.model_store import find_direct
+    from rfctl.ollama.family import find_family
     from rfctl.ollama.push import push_file
 
     name = name or default_name(source)
+    if wishes.template is not None:
+        # Asked before a conversion of minutes, not after it.
+        find_family(wishes.template)
     if not source.is_file():
         from rfctl.cli.model_base import find_directories
 
@@ -94,7 +98,7 @@ def default_name(source: Path) -> str:
     stem = stem[:-5] if stem.lower().endswith(".gguf") else stem
     text = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     if not text:
-        raise UsageError("ollama.name-invalid", model=stem, detail=str(source))
+        raise UsageError("store.name-invalid", name=stem)
     return text[:80]
 
 

@@ -1,14 +1,31 @@
-"""What click says of a wrong command line, as an error of ours in both languages."""
+"""What click and the operating system say, as errors of ours in both languages."""
 
 from __future__ import annotations
 
 import difflib
+import errno
 import re
+from collections.abc import Sequence
 
 import click
 
-from rfctl.core.error import UsageError
+from rfctl.core.error import RfctlError, UsageError
 
+# What a disk or an administrator decides is no fault of rfctl, wherever it is met.
+_SYSTEM = {
+    errno.ENOSPC: "core.disk-full",
+    errno.EDQUOT: "core.disk-full",
+    errno.EACCES: "core.file-refused",
+    errno.EPERM: "core.file-refused",
+    errno.EROFS: "core.file-refused",
+    errno.ENAMETOOLONG: "core.name-too-long",
+}
+# These are the user's doing only for a path that stands in the command line.
+_GIVEN = {
+    errno.ENOENT: "core.file-missing",
+    errno.ENOTDIR: "core.file-missing",
+    errno.EISDIR: "core.file-is-folder",
+}
 _EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
 
 
@@ -72,3 +89,13 @@ def _name(error: click.BadParameter) -> str:
     if isinstance(error.param, click.Option):
         return max(error.param.opts, key=len)
     return error.param.make_metavar(error.ctx or click.Context(click.Command("rfctl")))
+
+
+def explain_system(error: OSError, arguments: Sequence[str]) -> RfctlError | None:
+    """The error for what disk, rights or a given path forbid; None for anything else, which is a bug."""
+    path = str(error.filename or "")
+    if id := _SYSTEM.get(error.errno or 0):
+        return RfctlError(id, path=path or "-")
+    if path and any(path in argument for argument in arguments) and (id := _GIVEN.get(error.errno or 0)):
+        return UsageError(id, path=path)
+    return None

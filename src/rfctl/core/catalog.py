@@ -14,6 +14,8 @@ Placeholders are `str.format` fields filled from keyword arguments.
 
 from __future__ import annotations
 
+import re
+import shlex
 import string
 import tomllib
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("en", "zh")
+_SPECIAL = re.compile(r"[\s&|;<>()$`\"'!*?#\[\]{}]")
 _ROOT = Path(__file__).parent / "message"
 
 
@@ -72,5 +75,17 @@ def render(id: str, language: str, params: Mapping[str, object]) -> Text:
     if entry is None:
         values = ", ".join(f"{key}={value}" for key, value in params.items())
         return Text(message=f"{id} ({values})" if values else id)
-    fill = {name: _FORMATTER.vformat(entry.get(name, ""), (), params) for name in ("message", "why", "next")}
-    return Text(**fill)
+    quoted = {name: quote_path(value) if isinstance(value, Path) else value for name, value in params.items()}
+    return Text(
+        message=_FORMATTER.vformat(entry.get("message", ""), (), params),
+        why=_FORMATTER.vformat(entry.get("why", ""), (), params),
+        next=_FORMATTER.vformat(entry.get("next", ""), (), quoted),
+    )
+
+
+def quote_path(path: Path | str) -> str:
+    """The path as one word of a command to copy, in sh and PowerShell alike."""
+    text = str(path)
+    if not _SPECIAL.search(text):
+        return text
+    return shlex.quote(text) if re.search(r'["$`!]', text) else f'"{text}"'

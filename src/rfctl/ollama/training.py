@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,5 +78,6 @@ def find_training_template(name: str) -> TrainingTemplate:
     """The template of that name. Raises UsageError that lists the names."""
     known = training_templates()
     if name not in known:
-        raise UsageError("verify.trained-with-unknown", name=name, known=", ".join(sorted(known)))
+        near = difflib.get_close_matches(name, known, n=8, cutoff=0.4) or sorted(known)[:8]
+        raise UsageError("verify.trained-with-unknown", name=name, known=", ".join(near))
     return known[name]
