@@ -139,7 +139,16 @@ def test_create_show_docs_and_rm(kb: Run) -> None:
         0,
         "Created the knowledge base docs (embedding model all-minilm:latest@local@Ollama)\n",
     )
-    assert kb("kb", "create", "docs").out.startswith("The knowledge base docs is there already")
+    for options in ((), ("--chunk-tokens", "64")):
+        assert kb("kb", "create", "docs", *options).out.startswith("The knowledge base docs is there already")
+    other = kb("kb", "create", "docs", "--chunk-tokens", "128", "--layout", "Plain Text")
+    assert (other.code, other.err) == (
+        2,
+        "error[kb.other-settings]: "
+        "The knowledge base docs is there already with other settings: --chunk-tokens\n"
+        "  next: rfctl kb edit docs --chunk-tokens ...\n"
+        "  rfctl explain kb.other-settings\n",
+    )
     assert kb("kb", "docs").err == "docs has no documents yet: rfctl kb upload FILE --kb docs\n"
     kb("kb", "upload", "manuals/note.txt", "--kb", "docs")
     (line,) = kb("kb", "docs", "docs").out.splitlines()[1:]

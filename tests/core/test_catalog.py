@@ -61,6 +61,24 @@ def test_every_named_id_has_a_text(language: str) -> None:
     assert missing == []
 
 
+def test_every_error_says_what_to_do_next() -> None:
+    spoken = {"cli.not-confirmed", "core.interrupted"}  # the user's own decision
+    errors = {
+        node.args[0].value
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id.endswith("Error")
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    }
+    known = entries("en")
+    silent = sorted(id for id in errors - spoken if id in known and not known[id].get("next"))
+    assert silent == []
+
+
 def test_both_languages_have_the_same_ids() -> None:
     assert sorted(entries("en")) == sorted(entries("zh"))
 

@@ -47,12 +47,18 @@ def parser_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @parser_options
 def create(app: App, name: str, embedding_model: str, **values: Any) -> None:
     """Create a knowledge base; one of that name that fits is left as it is."""
-    from rfctl.ragflow_client.dataset import ParserOptions
+    from rfctl.ragflow_client.dataset import ParserOptions, read_options
 
+    given = given_options(values)
     with app.ragflow() as ragflow:
         dataset, is_new = ragflow.create_dataset(
-            name, embedding_model=embedding_model, options=ParserOptions(**given_options(values))
+            name, embedding_model=embedding_model, options=ParserOptions(**given)
         )
+    if not is_new:
+        found = read_options(dataset)
+        other = [f"--{key.replace('_', '-')}" for key, value in given.items() if getattr(found, key) != value]
+        if other:
+            raise UsageError("kb.other-settings", name=dataset.name, options=", ".join(other), first=other[0])
     app.out.report({"unchanged": not is_new, "knowledge_base": dataset})
     id = "kb.created" if is_new else "kb.exists"
     app.out.say(id, name=dataset.name, model=dataset.embedding_model)
