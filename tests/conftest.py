@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# No test may touch the keyring of whoever runs it, in this process or in one that inherits from it.
+os.environ["RFCTL_KEYRING"] = "off"
+os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
 
 def find_shared() -> Path | None:
@@ -84,6 +87,7 @@ def environment(home: Path) -> dict[str, str]:
         "HOME": str(home),
         "RFCTL_HOME": str(home / "rfctl"),
         "RFCTL_LANG": "en",
+        "RFCTL_KEYRING": "off",
         "NO_COLOR": "1",
         "COLUMNS": "100",
         "PYTHONUTF8": "1",

@@ -84,6 +84,7 @@ def test_config_show_origin(rfctl: Run) -> None:
         "kb.default    -              default\n"
         "chat.default  -              default\n"
         "hub.endpoint  -              default\n"
+        "keyring       off            RFCTL_KEYRING\n"
     )
 
 

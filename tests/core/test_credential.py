@@ -18,7 +18,7 @@ KEY = "ragflow-" + "k" * 43
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_the_file_belongs_to_its_owner(tmp_path: Path) -> None:
-    path = store_ragflow_key(URL + "/", KEY, tmp_path)
+    path = Path(store_ragflow_key(URL + "/", KEY, tmp_path).place)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     found = find_ragflow_key(URL, {}, tmp_path)
     assert found is not None and found.secret == KEY and found.origin == str(path)

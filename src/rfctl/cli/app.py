@@ -140,7 +140,9 @@ class App:
 
             return daemon.read_api_key(self.directories.engine)
         folder = self.directories.config
-        credential = find_ragflow_key(endpoints.ragflow_url, os.environ, folder)
+        credential = find_ragflow_key(
+            endpoints.ragflow_url, os.environ, folder, keyring=self.settings.uses_keyring
+        )
         if credential is None:
             raise UsageError("config.key-missing", url=endpoints.ragflow_url, path=folder / FILE_NAME)
         return credential.secret

@@ -28,9 +28,12 @@ def login(app: App, service: str) -> None:
     if not key.startswith("ragflow-") or any(char.isspace() for char in key):
         raise UsageError("auth.key-malformed")
     checked = _try_key(app, url, key)
-    path = store_ragflow_key(url, key, app.directories.config)
-    app.out.result({"url": url, "path": path, "checked": checked})
-    app.out.say("auth.stored", url=url, path=path)
+    stored = store_ragflow_key(url, key, app.directories.config, keyring=app.settings.uses_keyring)
+    if stored.problem:
+        app.out.warn("auth.keyring-failed", path=stored.place, detail=stored.problem)
+    problem = stored.problem or None
+    app.out.result({"url": url, "path": stored.place, "checked": checked, "keyring_problem": problem})
+    app.out.say("auth.stored", url=url, path=stored.place)
 
 
 def _try_key(app: App, url: str, key: str) -> bool:
@@ -56,7 +59,7 @@ def _try_key(app: App, url: str, key: str) -> bool:
 def logout(app: App, service: str) -> None:
     """Remove the stored API key of a server."""
     url = _url(app)
-    removed = forget_ragflow_key(url, app.directories.config)
+    removed = forget_ragflow_key(url, app.directories.config, keyring=app.settings.uses_keyring)
     app.out.result({"url": url, "removed": removed})
     app.out.say("auth.forgotten" if removed else "auth.absent", url=url)
 

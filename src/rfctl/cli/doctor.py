@@ -88,7 +88,8 @@ def _target(app: App, wanted: Sequence[str]) -> Target:
         from rfctl.stack.lifecycle import api_url
 
         place = url or (api_url(project.read()) if project.is_initialised else "")
-        found = find_ragflow_key(place, os.environ, folders.config) if place else None
+        keyring = app.settings.uses_keyring
+        found = find_ragflow_key(place, os.environ, folders.config, keyring=keyring) if place else None
         key = found.secret if found else ""
     except RfctlError:
         # The checks themselves say what is wrong with the stack's settings.

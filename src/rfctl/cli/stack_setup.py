@@ -121,7 +121,7 @@ def _find_key(app: App, place: _Place, email: str | None, *, register: bool) -> 
     from rfctl.ragflow_client.account import Account, obtain_key
 
     folder = app.directories.config
-    known = find_ragflow_key(place.url, os.environ, folder)
+    known = find_ragflow_key(place.url, os.environ, folder, keyring=app.settings.uses_keyring)
     if known is not None:
         try:
             _try_key(place.url, known.secret)
@@ -134,7 +134,9 @@ def _find_key(app: App, place: _Place, email: str | None, *, register: bool) -> 
         app.out.warn("setup.plain-http", url=place.url)
     account = Account(*_ask_account(app, place, email))
     access = obtain_key(place.url, account, register=register)
-    store_ragflow_key(place.url, access.api_key, folder)
+    stored = store_ragflow_key(place.url, access.api_key, folder, keyring=app.settings.uses_keyring)
+    if stored.problem:
+        app.out.warn("auth.keyring-failed", path=stored.place, detail=stored.problem)
     return _Key(access.api_key, "account", account.email, access.made_account, access.made_key)
 
 

@@ -38,6 +38,7 @@ KEYS: tuple[Key, ...] = (
     Key("kb.default", ("RFCTL_KB",)),
     Key("chat.default", ("RFCTL_CHAT",)),
     Key("hub.endpoint", ("RFCTL_HUB_ENDPOINT", "HF_ENDPOINT")),
+    Key("keyring", ("RFCTL_KEYRING",), "auto", ("auto", "off")),
 )
 _BY_NAME = {key.name: key for key in KEYS}
 _PROFILE_KEYS = ("ollama_url", "ragflow_url")
@@ -78,6 +79,11 @@ class Settings:
     def language(self) -> str:
         """ "zh" when the value names Chinese, else "en"."""
         return "zh" if self.get("language").lower().startswith("zh") else "en"
+
+    @property
+    def uses_keyring(self) -> bool:
+        """Whether the system's keyring may be asked for secrets."""
+        return self.get("keyring").lower() not in ("off", "no", "false", "0")
 
     def endpoints(self) -> Profile:
         """The services the command talks to.
