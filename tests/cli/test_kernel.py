@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,13 @@ def test_what_the_system_refuses_is_no_bug(
     assert result.err.count("\n") <= 8
 
 
+def test_a_home_that_is_a_file_is_no_bug(rfctl: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    result = rfctl("engine", "start", env={"RFCTL_HOME": str(tmp_path / "file")})
+    assert result.code == 2, result.err
+    assert result.err.startswith("error[core.home-unusable]: ")
+
+
 @pytest.mark.parametrize(("language", "heading"), [("en", "Commands"), ("zh", "命令")])
 def test_a_noun_alone_shows_all_its_verbs(rfctl: Run, language: str, heading: str) -> None:
     result = rfctl("--lang", language, "model")
@@ -246,6 +254,35 @@ def test_profiles(rfctl: Run) -> None:
     )
     assert rfctl("profile", "rm", "gpu").out == "Profile gpu was removed\n"
     assert rfctl("profile", "ls").out == "   NAME      OLLAMA    RAGFLOW\n*  embedded  embedded  embedded\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "id"),
+    [
+        ("profile", "gone", "config.profile-unknown"),
+        ("language", "fr", "config.value-choice"),
+        ("hub.endpoint", "hf-mirror.com", "profile.url-invalid"),
+    ],
+)
+def test_a_setting_that_would_break_every_command_is_not_written(
+    rfctl: Run, key: str, value: str, id: str
+) -> None:
+    result = rfctl("config", "set", key, value)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"error[{id}]: ")
+    assert "fr" not in rfctl("config", "show", "--origin").out.split()
+    assert rfctl("config", "set", "language", "zh_CN").code == 0
+
+
+def test_the_profiles_are_listed_while_the_one_in_use_is_not_there(rfctl: Run) -> None:
+    env = {"RFCTL_PROFILE": "gone"}
+    result = rfctl("profile", "ls", env=env)
+    assert (result.code, result.out) == (
+        0,
+        "  NAME      OLLAMA    RAGFLOW\n  embedded  embedded  embedded\n",
+    )
+    assert "next: rfctl profile use embedded" in rfctl("model", "ls", env=env).err
+    assert rfctl("profile", "add", "a b").err.startswith("error[profile.name-invalid]: ")
 
 
 def test_a_key_comes_from_standard_input_and_is_not_shown(rfctl: Run) -> None:

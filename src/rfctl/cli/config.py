@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.core.error import UsageError
 from rfctl.core.file import write_atomic
-from rfctl.core.setting import check_key, resolve
+from rfctl.core.setting import EMBEDDED, KEYS, check_key, resolve
+
+_SCHEMES = ("http", "https")
 
 
 @command("show")
@@ -33,6 +37,7 @@ def show(app: App, origin: bool) -> None:
 def set_value(app: App, key: str, value: str) -> None:
     """Write a setting into the user file."""
     check_key(key)
+    _check_value(app, key, value)
     change(app, key, value)
 
 
@@ -42,6 +47,20 @@ def unset(app: App, key: str) -> None:
     """Remove a setting from the user file."""
     check_key(key)
     change(app, key, None)
+
+
+def _check_value(app: App, key: str, value: str) -> None:
+    """Refuse what would leave every later command with an error."""
+    if key == "profile" and value != EMBEDDED and value not in app.settings.profiles:
+        known = ", ".join([EMBEDDED, *app.settings.profiles])
+        raise UsageError("config.profile-unknown", profile=value, known=known)
+    choices = {one.name: one.choices for one in KEYS}.get(key, ())
+    if key == "language" and not value.lower().startswith(("en", "zh")):
+        choices = ("en", "zh")
+    if choices and value not in choices:
+        raise UsageError("config.value-choice", key=key, value=value, choices=", ".join(choices))
+    if key == "hub.endpoint" and urlsplit(value).scheme not in _SCHEMES:
+        raise UsageError("profile.url-invalid", url=value)
 
 
 def change(app: App, key: str, value: str | None) -> None:

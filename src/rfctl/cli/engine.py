@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import click
 
@@ -17,10 +18,15 @@ from rfctl.engine.daemon import Status
 @click.option("--host", default=daemon.LOOPBACK, metavar="ADDRESS")
 def start(app: App, port: int, host: str) -> None:
     """Start the engine in the background; one that runs is left as it is."""
-    _warn_exposed(app, host)
+    before = daemon.status(app.directories.engine)
+    if not before.running:
+        _warn_exposed(app, host)
     status = daemon.start(app.directories.engine, host=host, port=port, reporter=app.reporter())
     app.out.report(status)
     app.out.say("engine.ready", url=status.url)
+    place = urlsplit(status.url)
+    if before.running and (port not in (0, place.port) or host not in (daemon.LOOPBACK, place.hostname)):
+        app.out.warn("engine.kept", url=status.url)
 
 
 @command("stop")

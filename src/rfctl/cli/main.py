@@ -196,7 +196,11 @@ def execute(arguments: list[str]) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
         return 1
     except Exception as error:
-        system = explain_system(error, arguments) if isinstance(error, OSError) else None
+        system = (
+            explain_system(error, arguments, os.environ.get("RFCTL_HOME", ""))
+            if isinstance(error, OSError)
+            else None
+        )
         if system is not None:
             app.out.error(system)
             return system.exit_code

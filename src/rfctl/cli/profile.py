@@ -16,7 +16,8 @@ from rfctl.core.setting import EMBEDDED, Profile
 @command("ls")
 def ls(app: App) -> None:
     """List the profiles; the one in use is marked."""
-    used = app.settings.endpoints().name
+    # The list is also how somebody finds out of a profile that is not there any more.
+    used = app.settings.get("profile") or app.settings.endpoints().name
     profiles = [Profile(EMBEDDED), *app.settings.profiles.values()]
     app.out.records({**vars(profile), "used": profile.name == used} for profile in profiles)
     rows = [
@@ -69,5 +70,7 @@ def rm(app: App, name: str) -> None:
 
 
 def _check_name(name: str) -> None:
-    if name == EMBEDDED or not name.replace("-", "").replace("_", "").isalnum():
+    if name == EMBEDDED:
         raise UsageError("profile.reserved", profile=name)
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError("profile.name-invalid", profile=name)

@@ -26,6 +26,7 @@ _GIVEN = {
     errno.ENOTDIR: "core.file-missing",
     errno.EISDIR: "core.file-is-folder",
 }
+_NO_PATH = re.compile(r"^\w+ '(.*)' does not exist", re.DOTALL)
 _EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
 
 
@@ -78,6 +79,8 @@ def _explain_value(error: click.BadParameter, hint: str) -> UsageError:
             return UsageError("cli.value-range", name=_name(error), least=kind.min, most=kind.max, hint=hint)
         case click.IntRange() | click.FloatRange() if kind.min is not None:
             return UsageError("cli.value-least", name=_name(error), least=kind.min, hint=hint)
+        case click.Path() if found := _NO_PATH.search(error.message):
+            return UsageError("core.file-missing", path=found[1])
         case _:
             return UsageError("cli.value-invalid", name=_name(error), detail=error.message, hint=hint)
 
@@ -91,9 +94,14 @@ def _name(error: click.BadParameter) -> str:
     return error.param.make_metavar(error.ctx or click.Context(click.Command("rfctl")))
 
 
-def explain_system(error: OSError, arguments: Sequence[str]) -> RfctlError | None:
-    """The error for what disk, rights or a given path forbid; None for anything else, which is a bug."""
+def explain_system(error: OSError, arguments: Sequence[str], home: str = "") -> RfctlError | None:
+    """The error for what disk, rights or a given path forbid; None for anything else, which is a bug.
+
+    home: the user's RFCTL_HOME, which may be no folder at all.
+    """
     path = str(error.filename or "")
+    if home and path and (home.startswith(path) or (error.errno == errno.ENOTDIR and path.startswith(home))):
+        return UsageError("core.home-unusable", path=home)
     if id := _SYSTEM.get(error.errno or 0):
         return RfctlError(id, path=path or "-")
     if path and any(path in argument for argument in arguments) and (id := _GIVEN.get(error.errno or 0)):
