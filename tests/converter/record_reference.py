@@ -15,6 +15,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,8 @@ def record(spec: dict[str, Any], folder: Path, options: argparse.Namespace) -> d
         script = Path(options.llama_cpp) / "convert_hf_to_gguf.py"
         command = [options.python, str(script), str(folder), "--outfile", str(target), "--outtype", direct]
         command += spec.get("arguments", [])
-        subprocess.run(command, check=True, capture_output=True, timeout=600)
+        # Whether code of the model may run is asked for where the script does not allow it itself.
+        subprocess.run(command, check=True, capture_output=True, timeout=600, input=b"y\n" * 8)
         written = target
         if outtype not in DIRECT:
             command = [options.quantize, str(target), str(final), outtype, "2"]
@@ -95,6 +97,9 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as parent:
             folder = make_small(shared / "golden", spec, Path(parent))
+            if "remote" in spec:
+                code = Path(__file__).parent / "remote" / f"{spec['remote']}.py"
+                shutil.copyfile(code, folder / "tokenization_chatglm.py")
             try:
                 outputs = record(spec, folder, options)
             except subprocess.CalledProcessError as error:

@@ -100,7 +100,8 @@ def compare_tensors(
 def find_mtp(config: Mapping[str, object], names: Sequence[str]) -> list[Finding]:
     """A promised second prediction head (MTP, NextN) without its tensors.
 
-    llama.cpp's converter counts its layers into the model and stops (`conversion/qwen.py`, b11434).
+    llama.cpp's converter counts its layers into the model though no tensor of them is there, and stops where
+    the configuration gives no count (`conversion/qwen.py` _QwenMtpMixin, b11434); ours writes what is there.
     """
     for key in _MTP_COUNTS:
         count = config.get(key)

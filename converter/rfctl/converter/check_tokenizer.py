@@ -45,6 +45,7 @@ def examine_tokenizer(path: Path) -> tuple[TokenizerFiles, list[Finding]]:
     if not any((path / name).is_file() for name in _FILES):
         wanted = ", ".join(_FILES[:2])
         findings.append(Finding("model.tokenizer-missing", Severity.ERROR, {"files": wanted, "path": path}))
+    findings += _find_code(path, config)
     if isinstance(config.get("extra_special_tokens"), list):
         findings.append(Finding("model.extra-special-tokens", Severity.ERROR, {"file": _CONFIG}))
     template, failed = read_template(path, config)
@@ -116,6 +117,20 @@ def compare_rows(
         )
         for rows, names in wrong.items()
     ]
+
+
+def _find_code(path: Path, config: Mapping[str, Any]) -> list[Finding]:
+    """Tokenizer code that a model brings along and that no tokenizer.json makes superfluous."""
+    classes = config.get("auto_map")
+    classes = classes.get("AutoTokenizer") if isinstance(classes, dict) else None
+    classes = classes if isinstance(classes, list) else [classes]
+    # "module.Class", or "owner/name--module.Class" where the code stays in another repository.
+    parts = [name.rpartition("--")[2].rpartition(".")[0] for name in classes if isinstance(name, str)]
+    names = [f"{part[:80]}.py" for part in parts if part]
+    if not names or (path / _FILES[0]).is_file() or not (path / _FILES[1]).is_file():
+        return []
+    params = {"code": shorten(names[:1]), "file": _FILES[1]}
+    return [Finding("model.tokenizer-code", Severity.INFO, params)]
 
 
 def _largest_id(tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ Rules: `conversion/base.py` _create_vocab_sentencepiece, b11434.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rfctl.converter.hparams import HParams
@@ -17,6 +18,7 @@ MODEL_FILE = "tokenizer.model"
 _MAX_MODEL = 128 * 1024 * 1024
 _ADDED_SCORE = -1000.0
 _ABSENT_SCORE = -10000.0
+_FIRST = ("<unk>", "<bos>", "<eos>")
 _NORMALIZER = _DUMMY_PREFIX = 3
 
 
@@ -37,7 +39,7 @@ def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool 
         tokens[number] = read_piece(processor, number, MODEL_FILE)
         scores[number] = processor.GetScore(number)
         types[number] = piece_type(processor, number)
-    for number, token, is_special in _list_added(source, is_plain):
+    for number, token, is_special in list_added(source, with_tokenizer=is_plain):
         if number >= size:
             continue
         if is_special is None:
@@ -49,6 +51,35 @@ def read_sentencepiece(source: ModelSource, hparams: HParams, *, is_plain: bool 
             types[number] = TokenType.USER_DEFINED
         tokens[number], scores[number] = token, _ADDED_SCORE
     return Vocabulary("llama", "default", tokens, types, scores)
+
+
+def read_chat_pieces(source: ModelSource, size: object, behind: Sequence[str]) -> Vocabulary:
+    """The vocabulary of a `tokenizer.model` whose own code puts control tokens behind the pieces.
+
+    size     ids in all; the rest is unused; None: as many as there are tokens
+    behind   the control tokens, from the first free id on
+    Rule: `conversion/chatglm.py` set_vocab_chatglm3, b11434. The first three ids have fixed names, and the
+    code gives no text for the model's own unknown, beginning and end.
+    Raises RfctlError `model.tokenizer-malformed`, `model.config-invalid`, `model.vocabulary-too-small`.
+    """
+    processor = load_processor(source, MODEL_FILE)
+    pieces = processor.vocab_size()
+    count = pieces + len(behind)
+    size = check_size(count if size is None else size)
+    if count > size:
+        token = behind[-1] if behind else read_piece(processor, pieces - 1, MODEL_FILE)
+        raise RfctlError("model.vocabulary-too-small", vocab_size=size, highest=count - 1, token=token)
+    silent = {processor.unk_id(), processor.bos_id(), processor.eos_id()}
+    tokens, scores = [], []
+    for number in range(pieces):
+        token = "" if number in silent else read_piece(processor, number, MODEL_FILE)
+        tokens.append(_FIRST[number] if number < len(_FIRST) else token)
+        scores.append(processor.GetScore(number) if tokens[number] else 0.0)
+    types = [int(piece_type(processor, number)) for number in range(pieces)]
+    tokens += [*behind, *(f"[PAD{number}]" for number in range(count, size))]
+    types += [TokenType.CONTROL] * len(behind) + [TokenType.UNUSED] * (size - count)
+    scores += [0.0] * (size - pieces)
+    return Vocabulary("llama", "chatglm-spm", tokens, types, scores)
 
 
 def adds_dummy_prefix(source: ModelSource) -> bool:
@@ -96,7 +127,7 @@ def piece_type(processor: Any, number: int) -> TokenType:
     return TokenType.BYTE if processor.IsByte(number) else TokenType.NORMAL
 
 
-def _list_added(source: ModelSource, with_tokenizer: bool) -> list[tuple[int, str, bool | None]]:
+def list_added(source: ModelSource, *, with_tokenizer: bool = False) -> list[tuple[int, str, bool | None]]:
     """(id, text, special) of added_tokens.json (special unknown: None), then of tokenizer_config.json."""
     found: list[tuple[int, str, bool | None]] = []
     added = source.json("added_tokens.json")

@@ -1,7 +1,9 @@
-"""GLM-4-9B and ChatGLM whose vocabulary is a tokenizer.json.
+"""GLM-4-9B and ChatGLM, in the form they were published in and in that of transformers (`GlmForCausalLM`).
 
-Source: `conversion/chatglm.py` ChatGLMModel of llama.cpp b11434. Two spellings of the tensors: ChatGLM's own
-and that of transformers (`GlmForCausalLM`).
+Source: `conversion/chatglm.py` ChatGLMModel of llama.cpp b11434. The published form has a tokenizer.model of
+ranks (GLM-4-9B) or of SentencePiece (ChatGLM3) and tokenizer code of its own. That code is not run: what it
+adds to the files is in `sentence.py` and `rank.py`. The reference goes by a name in the configuration where
+this goes by the form of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ from rfctl.converter.family import Family
 from rfctl.converter.hparams import HParams, rope_parameters
 from rfctl.converter.pair import flag, real, uint
 from rfctl.converter.plan import KeyValue
+from rfctl.converter.rank import holds_ranks, list_merges, read_rank_vocabulary, read_ranks
+from rfctl.converter.sentence import MODEL_FILE, read_chat_pieces
 from rfctl.converter.source import ModelSource
+from rfctl.converter.special import list_special_pairs
+from rfctl.converter.tokenizer import FILE as TOKENIZER_FILE
+from rfctl.core.error import RfctlError
 
 _SPECIAL = {"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
 _BASE = 10000
@@ -23,6 +30,11 @@ _PART = 0.5
 _GROUPS = ("multi_query_group_num", "num_key_value_heads")
 _INNER = ("ffn_hidden_size", "intermediate_size")
 _CONTEXT = ("seq_length",)
+_SPLITTING = "chatglm-bpe"
+_CODE = "tokenization_chatglm.py"
+# Behind the pieces of a SentencePiece model, in this order (ChatGLM2 has only the first five).
+_BEHIND = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>",
+           "<|observation|>")  # fmt: skip
 
 
 class ChatGlm(Family):
@@ -80,7 +92,13 @@ class ChatGlm(Family):
         ]
 
     def describe_vocabulary(self, source: ModelSource, hparams: HParams) -> list[KeyValue]:
-        return describe_bpe(source, hparams, _SPECIAL)
+        if source.has(TOKENIZER_FILE) or not source.has(MODEL_FILE):
+            return describe_bpe(source, hparams, _SPECIAL)
+        if holds_ranks(source):
+            return _describe_ranks(source, hparams)
+        size = hparams.find("padded_vocab_size", "vocab_size")
+        vocabulary = read_chat_pieces(source, size, _list_behind(source))
+        return [*vocabulary.list_pairs(), *list_special_pairs(source, None, None, len(vocabulary.tokens))]
 
 
 class Glm(ChatGlm):
@@ -104,6 +122,30 @@ class Glm(ChatGlm):
         "mlp.down_proj": "ffn_down",
     }
     block_required = tuple(f"{name}.weight" for name in block_names.values())
+
+
+def _describe_ranks(source: ModelSource, hparams: HParams) -> list[KeyValue]:
+    ranks = read_ranks(source)
+    vocabulary = read_rank_vocabulary(
+        source, ranks, hparams.count("vocab_size", "padded_vocab_size"), _SPLITTING
+    )
+    ids = []
+    for kind, token in _SPECIAL.items():
+        if token not in vocabulary.tokens:
+            raise RfctlError(
+                "model.tokenizer-malformed", file="tokenizer_config.json", what=f"no token {token}"
+            )
+        ids.append((kind, vocabulary.tokens.index(token)))
+    return [*vocabulary.list_pairs(), *list_special_pairs(source, None, list_merges(ranks), None, ids)]
+
+
+def _list_behind(source: ModelSource) -> list[str]:
+    """The tokens that the model's code puts behind the pieces: those it names, all where it is absent.
+
+    The code is looked at as a text.
+    """
+    code = source.text(_CODE)
+    return [token for token in _BEHIND if code is None or f'"{token}"' in code or f"'{token}'" in code]
 
 
 FAMILIES = (ChatGlm(), Glm())
