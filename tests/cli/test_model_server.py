@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fresh_server import FreshServer
+from fresh_server import FreshServer, first_day
 from openai_server import OpenAIServer
 from ragflow_bench import KEY, Server, application
 from tiny_model import write_chat_model
 
 from rfctl.core.error import AuthError, RfctlError, UsageError
+from rfctl.ragflow_client.connection import Ragflow
 from rfctl.ragflow_client.model_server import open_server, read_models
+from rfctl.ragflow_client.provider import ModelSpec
 from rfctl.ragflow_client.transport import Api
 
 SECRET = "sk-" + "s" * 30
@@ -157,6 +160,55 @@ def test_an_embedding_model_taken_for_a_chat_model_is_refused(place: Place) -> N
     place.models.answer = ""
     done = place.use("my/chat", "--provider", "vllm", "--model-url", place.models_url)
     assert (done.code, "[ragflow.model-silent]" in done.err) == (1, True), done.err
+
+
+def test_a_set_up_with_the_chat_model_of_such_a_server(tmp_path: Path, rfctl: Callable[..., Any]) -> None:
+    """The embedding model stays with Ollama; the second time nothing changes."""
+    double = OpenAIServer()
+    with Server(double.app) as models, first_day(tmp_path / "server") as day:
+        del day.ollama.models["multilingual-e5-small:latest"]
+        env = {"OLLAMA_HOST": day.ollama_url, "RFCTL_ADMIN_PASSWORD": "correct horse"}
+        words = ("--url", day.url, "--email", "rf@example.com", "--provider", "vllm")
+        short = rfctl("stack", "setup", *words, env=env)
+        assert (short.code, "[setup.provider-needs]" in short.err, day.fresh.accounts) == (2, True, {})
+        words = (*words, "--model-url", models.url, "--chat-model", "my/chat", "--json")
+        first = rfctl("stack", "setup", *words, env=env)
+        assert first.code == 0, first.err
+        report = json.loads(first.out)
+        assert report["chat_model"] == "my/chat@local@VLLM"
+        assert report["embedding_model"] == "all-minilm:latest@local@Ollama"
+        assert report["proof"]["answer"].startswith("The launch code name is Heron.")
+        again = rfctl("stack", "setup", *words, "--no-proof", env=env)
+        assert (again.code, json.loads(again.out)["unchanged"]) == (0, True), again.err
+
+
+def test_a_registration_that_broke_off_anywhere_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Every writing call once without an effect and once with one, each time answered by a proxy's 502."""
+    double = OpenAIServer()
+    routes = [
+        "PUT /api/v1/providers",
+        "POST /api/v1/providers/VLLM/instances",
+        "POST /api/v1/providers/VLLM/instances/local/models/my/chat",
+        "PATCH /api/v1/models/default",
+    ]
+    with Server(double.app) as models:
+        for number, route in enumerate(routes):
+            with Server(application(tmp_path / str(number))) as engine:
+                fresh = FreshServer(engine.url)
+                fresh.keys.append(KEY)
+                spec = ModelSpec("my/chat", 8192)
+                with Server(fresh.app) as server, Ragflow(Api(server.url, KEY, retries=0)) as ragflow:
+                    served = open_server("vllm", models.url)
+                    for kind in (fresh.refused, fresh.lost):
+                        kind.add(route)
+                        with suppress(RfctlError):
+                            ragflow.ensure_served(served, chat=spec)
+                    done = ragflow.ensure_served(served, chat=spec)
+                    assert not fresh.refused and not fresh.lost, route
+                    assert done.chat is not None and done.chat.is_default
+                    instances = ragflow.api.call("GET", "/providers/VLLM/instances")
+                    assert [one["instance_name"] for one in instances] == ["local"], route
+                    assert not ragflow.ensure_served(served, chat=spec).changed
 
 
 @pytest.mark.parametrize("version", ["v0.26.0", "v0.25.1"])

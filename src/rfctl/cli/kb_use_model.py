@@ -8,7 +8,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
-from rfctl.cli.model_server import Kind, use_served
+from rfctl.cli.model_server import PROVIDERS, Kind, use_served
 from rfctl.cli.ragflow_model import register
 from rfctl.core.error import UsageError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @command("use-model")
 @click.argument("name", metavar="NAME[:TAG]")
 @click.option("--ollama-url", metavar="URL")
-@click.option("--provider", type=click.Choice(["vllm", "xinference", "openai"]))
+@click.option("--provider", type=click.Choice(PROVIDERS))
 @click.option("--model-url", metavar="URL")
 @click.option("--context", type=click.IntRange(min=64), metavar="N")
 @click.option("--kind", type=click.Choice(["chat", "embedding"]))
@@ -39,9 +39,11 @@ def use_model(
     if provider:
         if not model_url:
             raise UsageError("provider.url-missing", provider=provider)
-        served = use_served(
-            app, name, provider, model_url, context=context or 0, kind=kind, default=make_default or None
-        )
+        default = make_default or None
+        with app.ragflow() as ragflow:
+            served = use_served(
+                app, ragflow, name, provider, model_url, context=context or 0, kind=kind, default=default
+            )
         app.out.report(
             {
                 "unchanged": not served.changed,

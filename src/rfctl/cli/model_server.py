@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rfctl.ragflow_client.proof import Proof
 
 KEY = "RFCTL_MODEL_API_KEY"
+PROVIDERS = ("vllm", "xinference", "openai")
 Kind = Literal["chat", "embedding"]
 
 
@@ -35,7 +36,15 @@ class Served:
 
 
 def use_served(
-    app: App, name: str, provider: str, url: str, *, context: int, kind: Kind | None, default: bool | None
+    app: App,
+    ragflow: Ragflow,
+    name: str,
+    provider: str,
+    url: str,
+    *,
+    context: int = 0,
+    kind: Kind | None = None,
+    default: bool | None,
 ) -> Served:
     """Register a model and prove by a call through RAGFlow that it works.
 
@@ -60,20 +69,19 @@ def use_served(
         app.out.warn("provider.context-over", name=name, context=context, limit=limit)
     spec = ModelSpec(name, context or limit)
     is_embedding = (kind or (row.kind if row is not None else "")) == "embedding"
-    with app.ragflow() as ragflow:
-        server = _find(app, ragflow, server, name)
-        done = ragflow.ensure_served(
-            server,
-            chat=None if is_embedding else spec,
-            embedding=spec if is_embedding else None,
-            default=default,
-            reporter=app.reporter(),
-        )
-        model = done.chat or done.embedding
-        assert model is not None
-        proof = None
-        if is_embedding and done.changed:
-            proof = prove(ragflow.api, model, reporter=app.reporter())
+    server = _find(app, ragflow, server, name)
+    done = ragflow.ensure_served(
+        server,
+        chat=None if is_embedding else spec,
+        embedding=spec if is_embedding else None,
+        default=default,
+        reporter=app.reporter(),
+    )
+    model = done.chat or done.embedding
+    assert model is not None
+    proof = None
+    if is_embedding and done.changed:
+        proof = prove(ragflow.api, model, reporter=app.reporter())
     return Served(model, spec.max_tokens, server.url, done.changed, proof)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +12,7 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.config import edit
+from rfctl.cli.model_server import PROVIDERS, use_served
 from rfctl.cli.ragflow_model import choose_entry, find_address, read_secret, specify, warm
 from rfctl.core.address import is_loopback
 from rfctl.core.credential import RAGFLOW_VARIABLES, find_ragflow_key, store_ragflow_key
@@ -53,6 +54,8 @@ class _Key:
 @click.option("--ollama-url", metavar="URL")
 @click.option("--chat-model", metavar="NAME")
 @click.option("--embedding-model", metavar="NAME")
+@click.option("--provider", type=click.Choice(PROVIDERS))
+@click.option("--model-url", metavar="URL")
 @click.option("--no-register", is_flag=True)
 @click.option("--no-proof", is_flag=True)
 def setup(
@@ -62,6 +65,8 @@ def setup(
     ollama_url: str | None,
     chat_model: str | None,
     embedding_model: str | None,
+    provider: str | None,
+    model_url: str | None,
     no_register: bool,
     no_proof: bool,
 ) -> None:
@@ -69,6 +74,10 @@ def setup(
     from rfctl.ragflow_client.connection import Ragflow
     from rfctl.ragflow_client.transport import Api
 
+    if provider and not (model_url and chat_model):
+        raise UsageError("setup.provider-needs", provider=provider)
+    if model_url and not provider:
+        raise UsageError("provider.option-alone", option="--model-url")
     place = _find_place(app, url)
     with Ragflow(Api(place.url, None)) as stranger:
         from rfctl.ragflow_client.server import read_version
@@ -78,7 +87,15 @@ def setup(
     with Ragflow(Api(place.url, key.secret)) as ragflow:
         if ragflow.server.is_embedded:
             raise UsageError("setup.embedded")
-        registration, local = _register(app, ragflow, place, ollama_url, chat_model, embedding_model)
+        served = None
+        if provider and model_url and chat_model:
+            served = use_served(app, ragflow, chat_model, provider, model_url, kind="chat", default=True)
+        registration, local = _register(
+            app, ragflow, place, ollama_url, chat_model, embedding_model, has_chat=served is not None
+        )
+        if served is not None:
+            changed = registration.changed or served.changed
+            registration = replace(registration, chat=served.model, changed=changed)
         used = _use(app, place, local)
         proof = None if no_proof else _prove(app, ragflow, registration)
         server = ragflow.server
@@ -176,21 +193,25 @@ def _register(
     ollama_url: str | None,
     chat_model: str | None,
     embedding_model: str | None,
+    *,
+    has_chat: bool,
 ) -> tuple[Registration, str]:
-    """(what RAGFlow uses now, Ollama's address for this machine)."""
+    """(what RAGFlow uses now, Ollama's address for this machine). has_chat: another server chats."""
     from rfctl.ollama.client import OllamaClient
 
     local = app.settings.endpoints().ollama_url or local_url(place.env) or f"http://127.0.0.1:{PORT}"
     with OllamaClient(local, token=os.environ.get("OLLAMA_API_KEY", "").strip()) as client:
-        chat = choose_entry(client, "chat", chat_model or "")
-        embedding = choose_entry(client, "embedding", embedding_model or "")
-        specs = [specify(app, client, entry) for entry in (chat, embedding)]
-        address = find_address(app, ragflow, client.url, [chat.name, embedding.name], ollama_url or "")
-        for entry in (chat, embedding):
+        entries = [] if has_chat else [choose_entry(client, "chat", chat_model or "")]
+        entries.append(choose_entry(client, "embedding", embedding_model or ""))
+        specs = [specify(app, client, entry) for entry in entries]
+        names = [entry.name for entry in entries]
+        address = find_address(app, ragflow, client.url, names, ollama_url or "")
+        for entry in entries:
             warm(app, client, entry)
         local = client.url
+    chat = None if has_chat else specs[0]
     registration = ragflow.ensure_models(
-        ollama_url=address, chat=specs[0], embedding=specs[1], reporter=app.reporter()
+        ollama_url=address, chat=chat, embedding=specs[-1], reporter=app.reporter()
     )
     return registration, local
 
