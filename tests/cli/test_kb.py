@@ -234,7 +234,7 @@ def test_an_interrupted_upload_goes_on(
         _, errors = process.communicate(timeout=10)
         if kind == signal.SIGINT:
             assert process.returncode == 130
-            assert errors.splitlines()[-2].startswith("error[core.interrupted]: ")
+            assert errors.splitlines()[-3].startswith("error[core.interrupted]: ")
         engine.double.gate.set()
         result = run("kb", "upload", str(path), "-q")
         assert result.code == 0

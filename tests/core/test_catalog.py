@@ -62,7 +62,7 @@ def test_every_named_id_has_a_text(language: str) -> None:
 
 
 def test_every_error_says_what_to_do_next() -> None:
-    spoken = {"cli.not-confirmed", "core.interrupted"}  # the user's own decision
+    spoken = {"cli.not-confirmed"}  # the user's own decision
     errors = {
         node.args[0].value
         for path in SOURCES

@@ -26,7 +26,8 @@ class ConsoleReporter:
         label = self._text(id, params)
         if sys.stderr.isatty():
             return _BarStage(label, total, unit)
-        return _PlainStage(label, total, unit, self._write)
+        shown = unit if unit == "bytes" else self._text(f"progress.{unit}", {})
+        return _PlainStage(label, total, shown, self._write)
 
     def note(self, id: str, /, **params: object) -> None:
         self._write(self._text(id, params))
@@ -69,9 +70,10 @@ class _PlainStage:
             self._write(self._line())
 
     def _line(self) -> str:
-        amount = _amount(self._done, self._unit)
-        if self._total:
-            amount += f" / {_amount(self._total, self._unit)}"
+        if self._unit == "bytes":
+            amount = _bytes(self._done) + (f" / {_bytes(self._total)}" if self._total else "")
+        else:
+            amount = f"{self._done}" + (f" / {self._total}" if self._total else "") + f" {self._unit}"
         return "  ".join(part for part in (self._label, amount, self._detail) if part)
 
     def __enter__(self) -> Self:
@@ -129,9 +131,7 @@ class _BarStage:
         self._progress.stop()
 
 
-def _amount(value: int, unit: str) -> str:
-    if unit != "bytes":
-        return f"{value} {unit}"
+def _bytes(value: int) -> str:
     size = float(value)
     for name in ("B", "kB", "MB", "GB"):
         if size < 1000 or name == "GB":
