@@ -58,7 +58,8 @@ def estimate_output(tensors: Sequence[MixTensor], model: MixModel, outtype: str)
 
 def find_context(hparams: Mapping[str, Any]) -> int | None:
     """The context length of the configuration, tokens."""
-    return find_count(hparams, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") or None
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+    return find_count(hparams, *names) or None
 
 
 def find_count(hparams: Mapping[str, Any], *names: str) -> int:
