@@ -97,8 +97,11 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
     adapted = _adapt_normalizer(head.get("normalizer"), config)
     if adapted is not None:
         content = json.dumps(json.loads(content) | {"normalizer": adapted})
+    # As bytes: a text with Chinese in it takes three times the memory, and the engine wants UTF-8.
+    data = content.encode("utf-8")
+    del content
     try:
-        engine = Tokenizer.from_str(content)
+        engine = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower for a file that it cannot read
         raise RfctlError("model.tokenizer-malformed", file=FILE, what=str(error)[:120]) from error
     engine.no_truncation()
