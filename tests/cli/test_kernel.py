@@ -215,6 +215,9 @@ def test_a_page_of_help_is_in_one_language(rfctl: Run) -> None:
     assert "分组：host、docker" in page
     assert "显示此帮助" in page
     assert "Groups: host, docker" in rfctl("doctor", "--help").out
+    push = rfctl("model", "push", "--help").out
+    assert push.count("DIR_OR_GGUF") == 1, "an argument is no option"
+    assert push.index("\nOptions:\n  --quantize TYPE") > push.index("rfctl model push [OPTIONS] DIR_OR_GGUF")
 
 
 def test_version_json(rfctl: Run) -> None:

@@ -144,6 +144,12 @@ def test_a_full_disk_is_an_answer_and_leaves_nothing(tmp_path: Path) -> None:
             answer = engine.client.post(url, files={{"file": ("big.txt", b"x" * (4 << 20))}}).json()
             assert answer["code"] == 500 and "could not be stored" in answer["message"], answer
             assert list((folder / "document").iterdir()) == []
+            # A body that has arrived whole before the disk refuses it.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, 1 << 20))
+            answer = engine.client.post(url, files={{"file": ("b.txt", b"x" * 20_000)}}).json()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+            assert answer["code"] == 500 and "could not be stored" in answer["message"], answer
+            assert list((folder / "document").iterdir()) == []
             engine.upload(dataset, ("small.txt", b"x"))
             assert engine.call("GET", url)["total"] == 1
         print("good")

@@ -7,6 +7,7 @@ it answers with HTML; an old server reports a missing key as a success with `dat
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,11 @@ from rfctl.ragflow_client.failure import ServerError, shorten
 
 GATEWAY_STATUS = frozenset((429, 502, 503, 504))
 _NO_AUTHORIZATION = "no authorization"
+# sqlite, the operating system, MinIO and Elasticsearch.
+_FULL = re.compile(
+    r"disk is full|no space left|storage backend has reached its minimum free|flood-stage watermark",
+    re.IGNORECASE,
+)
 
 
 class Reply:
@@ -109,6 +115,8 @@ def refuse(url: str, code: int, message: str, data: object = None) -> RfctlError
         return ServerError("ragflow.not-yours", code=code, message=message, data=data)
     if "NotFound" in message or "MethodNotAllowed" in message:
         return ServerError("ragflow.route-missing", code=code, message=message, url=url)
+    if _FULL.search(message):
+        return ServerError("ragflow.disk-full", code=code, message=message, data=data)
     return ServerError("ragflow.refused", code=code, message=message, data=data)
 
 

@@ -336,7 +336,7 @@ def _never_connected(error: BaseException) -> bool:
 def _reason(error: BaseException) -> str:
     """The innermost sentence of a chain of network errors."""
     text = str(error)
-    for mark in ("[Errno", "Connection", "Remote", "certificate", "Incomplete"):
+    for mark in ("[Errno", "Remote end", "Connection", "Remote", "certificate", "Incomplete"):
         if (at := text.find(mark)) >= 0:
             text = text[at:]
             break

@@ -73,8 +73,8 @@ class _Localised(click.Command):
                     formatter.write_text(text)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        parameters = _localise_options(self, ctx)
-        records = [record for one in parameters if (record := one.get_help_record(ctx)) is not None]
+        options = [one for one in _localise_options(self, ctx) if isinstance(one, click.Option)]
+        records = [record for one in options if (record := one.get_help_record(ctx)) is not None]
         with formatter.section(_help("heading.options", _language(ctx), "Options")):
             formatter.write_dl(records)
 

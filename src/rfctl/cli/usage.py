@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -103,7 +104,7 @@ def explain_system(error: OSError, arguments: Sequence[str], home: str = "") -> 
     if home and path and (home.startswith(path) or (error.errno == errno.ENOTDIR and path.startswith(home))):
         return UsageError("core.home-unusable", path=home)
     if id := _SYSTEM.get(error.errno or 0):
-        return RfctlError(id, path=path or "-")
+        return RfctlError(id, path=path or home or str(Path.home()))
     if path and any(path in argument for argument in arguments) and (id := _GIVEN.get(error.errno or 0)):
         return UsageError(id, path=path)
     return None

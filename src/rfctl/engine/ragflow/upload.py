@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,5 +134,7 @@ def discard(parts: list[Part]) -> None:
 
 async def drain(request: Request) -> None:
     """Read and forget the body, so that the client gets the answer and not a reset connection."""
-    async for _ in request.stream():
-        pass
+    # Starlette refuses to read what has been read to its end: then there is nothing left to forget.
+    with contextlib.suppress(RuntimeError):
+        async for _ in request.stream():
+            pass
