@@ -66,6 +66,7 @@ class Double:
 
     gate    cleared: embedding calls wait
     chats   what the chat model answers, by model name
+    same    name -> another name of the same model
     """
 
     models = {
@@ -80,6 +81,7 @@ class Double:
         self.gate.set()
         self.answer = "The launch code name is Heron. [ID:0]"
         self.requests: list[tuple[str, Any]] = []
+        self.same: dict[str, str] = {}
         self.app = Starlette(
             routes=[
                 Route("/api/version", self._version),
@@ -96,7 +98,12 @@ class Double:
 
     async def _tags(self, request: Request) -> Response:
         return JSONResponse(
-            {"models": [{"name": name, "model": name, "digest": digest(name)} for name in self.models]}
+            {
+                "models": [
+                    {"name": name, "model": name, "digest": digest(self.same.get(name, name))}
+                    for name in self.models
+                ]
+            }
         )
 
     async def _show(self, request: Request) -> Response:

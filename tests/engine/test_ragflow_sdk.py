@@ -62,6 +62,12 @@ def test_a_fresh_engine_needs_no_setup(engine: Bench, sdk: RAGFlow) -> None:
     del engine.double.models["multilingual-e5-small:latest"]
     models = engine.call("GET", "/models", params={"type": "embedding"})
     assert [one["name"] for one in models] == ["all-minilm:latest", "new-embed:1"]
+    # The same model under a second name is a model of its own.
+    engine.double.same["twice:1"] = "new-embed:1"
+    engine.double.models["twice:1"] = (["embedding"], 256)
+    models = engine.call("GET", "/models", params={"type": "embedding"})
+    assert [one["name"] for one in models] == ["all-minilm:latest", "new-embed:1", "twice:1"]
+    del engine.double.models["twice:1"]
     assert models[0]["model_id"] == ids["all-minilm:latest"]
     # A client that registers as RAGFlow wants it finds the provider there and may add the models.
     answer = engine.client.put("/providers", json={"provider_name": "Ollama"}).json()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import httpx
 
@@ -14,6 +16,7 @@ from rfctl.engine.ragflow.state import State
 
 TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 DEFAULT_CONTEXT = 8192
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,11 @@ class Listed:
 
 
 async def fetch(
-    state: State, base_url: str, api_key: str = "", skip: frozenset[str] = frozenset()
+    state: State, base_url: str, api_key: str = "", known: Mapping[str, str] = NOTHING
 ) -> list[Listed]:
-    """The models of the server at `base_url`, sorted by name; those whose digest is in `skip` are left out.
+    """The models of the server at `base_url`, sorted by name; those with the digest in `known` are left out.
+
+    known: name -> digest. One model may have several names, so a digest alone tells nothing.
 
     Raises httpx.HTTPError and ValueError (no Ollama there).
     """
@@ -41,7 +46,7 @@ async def fetch(
     listed = []
     for entry in _models(response.json()):
         name, digest = str(entry.get("name", "")), str(entry.get("digest", ""))
-        if digest and digest in skip:
+        if digest and known.get(name) == digest:
             continue
         shown = await state.http.post(
             f"{base_url}/api/show", json={"model": name}, headers=headers, timeout=TIMEOUT
@@ -73,7 +78,7 @@ async def refresh(state: State) -> bool:
     instance, digests = known
     try:
         names = await _names(state)
-        fresh = await fetch(state, state.self_url, skip=frozenset(digests.values()))
+        fresh = await fetch(state, state.self_url, known=digests)
     except (httpx.HTTPError, ValueError):
         return False
     if names == digests and not fresh:
