@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # No test may touch the keyring of whoever runs it, in this process or in one that inherits from it.
 os.environ["RFCTL_KEYRING"] = "off"
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
+# A shell starts what runs behind it with SIGINT ignored, and children inherit that: the tests of Ctrl-C need
+# the usual answer to it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find_shared() -> Path | None:
