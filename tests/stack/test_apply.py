@@ -197,6 +197,14 @@ def test_a_failure_of_one_does_not_stop_the_others(pair: Pair) -> None:
     assert "apply.partly-failed" in done.err
 
 
+def test_a_name_that_is_not_there_is_said(pair: Pair) -> None:
+    done = pair.run("apply", "-p", "second", "--name", "nope", "-q")
+    assert (done.code, done.err.splitlines()[0]) == (
+        2,
+        "error[apply.name-unknown]: embedded has no knowledge base or assistant called nope",
+    )
+
+
 def test_a_target_that_is_gone_is_said(pair: Pair) -> None:
     key = daemon.read_api_key(pair.second)
     daemon.stop(pair.second)

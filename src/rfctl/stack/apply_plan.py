@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rfctl.core.error import UsageError
 from rfctl.ollama.answer import ModelEntry
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.name import parse_name
@@ -71,17 +72,21 @@ def make_plan(
 ) -> Plan:
     """Compare two profiles. kinds: of KINDS; names: knowledge bases and assistants to take, () for all.
 
-    Raises what the clients raise.
+    Raises UsageError `apply.name-unknown`, and what the clients raise.
     """
 
     def is_wanted(name: str) -> bool:
         return not names or name in names
 
-    datasets = {one.name: one for one in source.ragflow.datasets() if is_wanted(one.name)}
+    all_datasets, all_chats = source.ragflow.datasets(), source.ragflow.chats()
+    known = [one.name for one in (*all_datasets, *all_chats)]
+    for name in names:
+        if name not in known:
+            shown = ", ".join(known[:20]) or "-"
+            raise UsageError("apply.name-unknown", name=name, profile=source.profile, known=shown)
+    datasets = {one.name: one for one in all_datasets if is_wanted(one.name)}
     chats = {
-        one.name: one
-        for one in source.ragflow.chats()
-        if is_wanted(one.name) or set(one.dataset_names) & set(datasets)
+        one.name: one for one in all_chats if is_wanted(one.name) or set(one.dataset_names) & set(datasets)
     }
     stored: dict[str, StoredModel] = {}
     items: list[Item] = []
