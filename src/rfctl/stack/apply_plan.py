@@ -79,7 +79,7 @@ def make_plan(
         return not names or name in names
 
     all_datasets, all_chats = source.ragflow.datasets(), source.ragflow.chats()
-    known = [one.name for one in (*all_datasets, *all_chats)]
+    known = [one.name for one in all_datasets] + [one.name for one in all_chats]
     for name in names:
         if name not in known:
             shown = ", ".join(known[:20]) or "-"
