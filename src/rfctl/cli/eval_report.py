@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +23,13 @@ ANSWER_MEASURES = ("similarity", "citation", "groundedness")
 
 
 def check_reports(paths: Sequence[Path]) -> None:
-    """Raise UsageError `eval.report-suffix` for a path that is neither Markdown nor PNG."""
+    """Raise UsageError `eval.report-suffix` for a path that is neither Markdown nor PNG, and
+    `eval.no-matplotlib` for a picture that could not be drawn once all questions are asked."""
     for path in paths:
         if path.suffix.lower() not in REPORT_SUFFIXES:
             raise UsageError("eval.report-suffix", path=path)
+        if path.suffix.lower() == ".png" and importlib.util.find_spec("matplotlib") is None:
+            raise UsageError("eval.no-matplotlib")
 
 
 def write_reports(
