@@ -136,14 +136,24 @@ def test_a_conversion_writes_the_bytes_of_the_reference(
     written = (tmp_path / "out.gguf").read_bytes()
     assert hashlib.sha256(written).hexdigest() == expected["outputs"]["Q4_K_M"]["sha256"]
 
+    same = rfctl("model", "convert", folder.name, "-o", "out.gguf", "--outtype", "q4_k_m", "-q")
+    assert (same.code, same.out, same.err) == (
+        0,
+        "out.gguf: unchanged; 13.5 MB, Q4_K_M, 39 tensors, the same bytes as before\n",
+        "",
+    )
     again = rfctl("model", "convert", folder.name, "-o", "out.gguf")
     assert (again.code, again.out) == (7, "")
-    assert again.err.startswith("error[model.target-exists]: out.gguf exists\n")
+    assert again.err == (
+        "error[model.target-exists]: out.gguf exists, and is not what would be written\n"
+        "  next: Choose another name, or add --force\n"
+        "  rfctl explain model.target-exists\n"
+    )
     assert (tmp_path / "out.gguf").read_bytes() == written
 
     forced = rfctl("model", "convert", folder.name, "-o", "out.gguf", "--force", "--json")
     report = json.loads(forced.out)
-    assert forced.code == 0 and forced.err == ""
+    assert forced.code == 0 and forced.err == "" and report["unchanged"] is False
     assert report["outtype"] == "F16" and report["sha256"] == expected["outputs"]["f16"]["sha256"]
 
 

@@ -45,6 +45,8 @@ def test_a_split_output(rfctl: Run, model: Path, tmp_path: Path) -> None:
     assert result.out.splitlines()[1] == (
         f"In {len(written)} files; give llama.cpp the first one, it finds the others"
     )
+    assert json.loads(rfctl(*arguments, "--json").out)["unchanged"] is True
+    (tmp_path / sorted(written)[-1]).unlink()
     assert rfctl(*arguments).err.startswith("error[model.target-exists]")
 
 

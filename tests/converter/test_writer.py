@@ -66,6 +66,41 @@ def test_existing_target_is_refused(model: Path, target: Path) -> None:
     assert target.read_bytes() == OLD
 
 
+@pytest.mark.parametrize("outtype", ["f16", "q8_0", "Q4_K_M"])
+def test_the_same_bytes_are_unchanged(model: Path, target: Path, outtype: str) -> None:
+    first = convert(model, target, outtype=outtype, overwrite=True)
+    before = target.stat()
+    again = convert(model, target, outtype=outtype, threads=3)
+    assert (first.unchanged, again.unchanged, again.sha256) == (False, True, first.sha256)
+    after = target.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert list_names(target) == ["model.gguf"]
+
+
+def test_every_byte_is_compared(model: Path, target: Path) -> None:
+    """One changed byte anywhere, padding between tensors included, is a file that is not ours to keep."""
+    convert(model, target, outtype="q8_0", overwrite=True)
+    whole = target.read_bytes()
+    layout = lay_out(make_plan(model, "q8_0"))
+    ends = [place.offset + place.size for place in layout.places]
+    padded = next(end for end in ends if end % 32)
+    for position in (4, len(layout.head) - 1, len(layout.head), padded, len(whole) // 2, len(whole) - 1):
+        other = bytearray(whole)
+        other[position] ^= 1
+        target.write_bytes(other)
+        with pytest.raises(RefusedError, match=r"model\.target-exists"):
+            convert(model, target, outtype="q8_0")
+        assert target.read_bytes() == other
+    for other in (whole[:-1], whole + b"\0", b""):
+        target.write_bytes(other)
+        with pytest.raises(RefusedError, match=r"model\.target-exists"):
+            convert(model, target, outtype="q8_0")
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(RefusedError, match=r"model\.target-exists"):
+        convert(model, target, outtype="q8_0")
+
+
 def test_unknown_outtype(model: Path, target: Path) -> None:
     with pytest.raises(UsageError, match=r"model\.outtype-unknown"):
         convert(model, target, outtype="q9_z", overwrite=True)

@@ -34,6 +34,7 @@ class Conversion:
     seconds          wall time
     files            all files, more than one when the output was split
     warnings         (id, params) of the message catalog
+    unchanged        the same bytes were there already; nothing was written
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Conversion:
     seconds: float
     files: tuple[File, ...] = ()
     warnings: tuple[tuple[str, dict[str, object]], ...] = ()
+    unchanged: bool = False
 
 
 def make_plan(
@@ -89,7 +91,7 @@ def convert(
     adapter    directory of a LoRA adapter to merge; a `source` that is itself one is merged into the base
                it names, if that is a directory
     threads    workers, None: one per core
-    overwrite  replace an existing target
+    overwrite  replace an existing target; else the same bytes are `unchanged`, and others are refused
     two_step   True gives the tensor and key order of llama-quantize also for types that the converter can
                write itself
     provenance written into the header as `general.source.*`; None: nothing is added
@@ -137,6 +139,7 @@ def write(
         seconds=time.monotonic() - started,
         files=written.files,
         warnings=written.warnings,
+        unchanged=written.unchanged,
     )
 
 

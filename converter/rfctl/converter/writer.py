@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from rfctl.converter.encode import check_finite, encode_rows
+from rfctl.converter.existing import ExistingFile, find_existing
 from rfctl.converter.expression import Slice
 from rfctl.converter.header import SourceTensor
 from rfctl.converter.layout import Layout, Place, lay_out, pad
@@ -29,9 +30,11 @@ from rfctl.converter.plan import Plan
 from rfctl.converter.quantization.type import tensor_type
 from rfctl.converter.split import WHOLE, SplitRule, name_pieces, split_plan
 from rfctl.converter.storage import PartialFile, SourceReader
-from rfctl.core.error import RefusedError, RfctlError
+from rfctl.core.error import RfctlError
 from rfctl.core.file import sync_directory
 from rfctl.core.progress import SILENT, Reporter, Stage
+
+type Output = PartialFile | ExistingFile
 
 _CHUNK_WEIGHTS = 1 << 20
 _ALL_WEIGHTS = 6 << 20  # in work at the same time, whatever the number of threads
@@ -50,11 +53,13 @@ class File:
 class Written:
     """Finished files: one, or the pieces of a split one in their order.
 
-    warnings  (id, params)
+    warnings   (id, params)
+    unchanged  the files were there already, byte for byte
     """
 
     files: tuple[File, ...]
     warnings: tuple[tuple[str, dict[str, object]], ...]
+    unchanged: bool = False
 
     @property
     def path(self) -> Path:
@@ -91,24 +96,25 @@ def write_plan(
 ) -> Written:
     """Write the file of `plan` to `target`; on any failure the old file, or none, is there.
 
+    A target that is there already is compared, not written, unless `overwrite` asks for it: the same bytes
+    are `unchanged`, others are refused.
+
     threads   workers; None: one per core, at most 16
     split     when to begin another piece; the pieces are named after `target` (`split.py`). They take their
               names together when all are complete, the first one last: without it llama.cpp loads none
-    Raises RefusedError `model.target-exists`; RfctlError `model.target-folder`, `model.target-full`,
-    `model.target-unwritable`, `model.target-busy`, `model.not-finite` (names tensor and row),
-    `model.overflow`, `model.shard-truncated`, `model.kernel-missing`.
+    Raises RefusedError `model.target-exists` (other bytes are there); RfctlError `model.target-folder`,
+    `model.target-full`, `model.target-unwritable`, `model.target-busy`, `model.not-finite` (names tensor and
+    row), `model.overflow`, `model.shard-truncated`, `model.kernel-missing`.
     """
     pieces = split_plan(plan, split)
     targets = name_pieces(target, len(pieces))
-    for path in targets:
-        if path.exists() and not overwrite:
-            raise RefusedError("model.target-exists", path=path)
     if not target.parent.is_dir():
         raise RfctlError("model.target-folder", path=target, folder=target.parent)
     layouts = [lay_out(piece) for piece in pieces]
+    existing = find_existing(targets, layouts, overwrite=overwrite)
     needed = sum(layout.size for layout in layouts)
     free = shutil.disk_usage(target.parent).free
-    if free < needed:
+    if existing is None and free < needed:
         raise RfctlError("model.target-full", path=target, needed=needed, free=free)
     workers = max(1, min(16, threads if threads is not None else os.cpu_count() or 1))
     digests = []
@@ -116,29 +122,36 @@ def write_plan(
     with (
         SourceReader(tensor.file for tensor in list_sources(plan)) as reader,
         contextlib.ExitStack() as stack,
-        reporter.stage("model.stage-write", total=needed, file=target.name) as stage,
+        reporter.stage(
+            "model.stage-write" if existing is None else "model.stage-compare-file",
+            total=needed,
+            file=target.name,
+        ) as stage,
     ):
-        partials = []
-        for path, layout in zip(targets, layouts, strict=True):
-            partial = PartialFile(path)
+        partials: Sequence[Output]
+        partials = [PartialFile(path) for path in targets] if existing is None else existing
+        for partial, layout in zip(partials, layouts, strict=True):
             stack.callback(partial.discard)
             partial.open(layout.size)
-            partials.append(partial)
         for layout, partial in zip(layouts, partials, strict=True):
             digest, beyond = _write_all(plan, layout, reader, partial, workers, stage)
             digests.append(digest)
             overflows |= beyond
-        _commit(partials)
-    sync_directory(target.parent)
+        if existing is None:
+            _commit(partials)
+            sync_directory(target.parent)
     warnings: list[tuple[str, dict[str, object]]] = []
     if overflows:
         first, row = next(iter(overflows.items()))
         warnings.append(("model.overflow-written", {"tensor": first, "row": row, "count": len(overflows)}))
-    files = zip(targets, layouts, digests, strict=True)
-    return Written(tuple(File(path, layout.size, digest) for path, layout, digest in files), tuple(warnings))
+    files = tuple(
+        File(path, layout.size, digest)
+        for path, layout, digest in zip(targets, layouts, digests, strict=True)
+    )
+    return Written(files, tuple(warnings), unchanged=existing is not None)
 
 
-def _commit(partials: Sequence[PartialFile]) -> None:
+def _commit(partials: Sequence[Output]) -> None:
     """Give all files their names; if that fails half-way, none of a set keeps its name."""
     first, *others = partials
     if not others:
@@ -178,7 +191,7 @@ def list_slices(expression: Any) -> Iterator[SourceTensor]:
 
 
 def _write_all(
-    plan: Plan, layout: Layout, reader: SourceReader, partial: PartialFile, workers: int, stage: Stage
+    plan: Plan, layout: Layout, reader: SourceReader, partial: Output, workers: int, stage: Stage
 ) -> tuple[str, dict[str, int]]:
     """sha256 of the file, and tensors with values beyond their type with the first such row."""
     digest = hashlib.sha256(layout.head)
@@ -211,6 +224,7 @@ def _write_all(
                 digest.update(done.data)
                 padding = pad(done.place.size) - done.place.size if done.is_last else 0
                 digest.update(bytes(padding))
+                partial.write(bytes(padding), done.place.offset + done.place.size)
                 stage.advance(done.data.nbytes + padding)
                 del done
     finally:
@@ -228,7 +242,7 @@ def _list_jobs(layout: Layout, chunk: int) -> Iterator[tuple[Place, int, int]]:
             yield place, begin, min(rows, begin + step)
 
 
-def _run(reader: SourceReader, partial: PartialFile, place: Place, begin: int, end: int) -> _Done:
+def _run(reader: SourceReader, partial: Output, place: Place, begin: int, end: int) -> _Done:
     tensor = place.tensor
     rows = tensor.expression.load(reader, begin, end)
     dtype = tensor.expression.dtype

@@ -89,7 +89,7 @@ def convert(
     )
     app.out.report(result)
     app.out.say(
-        "model.converted",
+        "model.unchanged" if result.unchanged else "model.converted",
         target=result.path,
         size=human_bytes(result.size),
         outtype=result.outtype,
