@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from rfctl.cli.main import root
+from rfctl.cli.root import root
 from rfctl.core.catalog import LANGUAGES, entries
 from rfctl.core.setting import KEYS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rfctl.cli.main import NOUNS, VERBS
+from rfctl.cli.root import NOUNS, VERBS
 
 Run = Callable[..., object]
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from rfctl.cli.app import App
-from rfctl.cli.main import root
+from rfctl.cli.root import root
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
