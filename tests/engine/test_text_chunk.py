@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,12 @@ def test_nothing_is_lost_and_nothing_too_long(texts: list[str], limit: int, deli
         assert chunk.content.strip() == chunk.content
         assert {position[0] for position in chunk.positions} == {chunk.positions[0][0]}
         assert chunk.token_count <= max(limit * 1.5, limit + 1)
+
+
+def test_hostile_texts_take_time_in_proportion() -> None:
+    many = Extraction((Page(1, 0.0, 0.0, (Line("a"),) * 100_000),))
+    begin = time.process_time()
+    assert len(split(many, 2048)) == 49
+    for text in ("a" * 500_000, ". " * 50_000, "." + "'" * 200_000 + "x", "_" * 200_000):
+        split(Extraction((Page(1, 0.0, 0.0, (Line(text),)),)), 2048, "\n!")
+    assert time.process_time() - begin < 10

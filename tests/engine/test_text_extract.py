@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfctl.core.catalog import LANGUAGES, entries
+from rfctl.engine.text import extract as extract_module
 from rfctl.engine.text import markup, pdf
-from rfctl.engine.text.extract import DocumentError, Extraction, extract
+from rfctl.engine.text.extract import DocumentError, Extraction, Line, Page, extract
+from rfctl.engine.text.hypertext import strip_html
 
 
 @pytest.fixture(scope="session")
@@ -303,3 +305,84 @@ def test_any_bytes_are_text_or_refused(data: bytes, kind: str) -> None:
     except UnicodeError:
         return
     assert all(line.strip() and "\n" not in line for line in lines)
+
+
+def test_markup_that_is_never_closed_and_quotes_that_stand_alone() -> None:
+    assert strip_html("<p>a<!-- b") == "a"
+    assert strip_html("<p>1 < 2 and a<b") == "1 < 2 and a"
+    assert strip_html("<a title='x>y' href=\"a>b\">link</a>") == "link"
+    assert strip_html("<p title=it's>one</p><p>two") == "one\ntwo"
+    assert strip_html("<textarea><b>raw</b></textarea><i>x</i>") == "<b>raw</b>x"
+    assert strip_html("<!DOCTYPE html><?x?></ p>a<template>b</template>c") == "ac"
+    assert strip_html("<table><tr><td>1</td><td>2</td></tr></table>&lt;&#20013;&#" + "9" * 5000 + ";") == (
+        "1 2\n<中\ufffd"
+    )
+
+
+# Each was quadratic or worse once: hours for a megabyte, with the engine's other threads standing still.
+@pytest.mark.parametrize(
+    "mark", ["<!--", "<a ", "</a ", "<![CDATA[", "<!DOCTYPE ", "<?", "<a b='", "<a =\"'>", "&#"]
+)
+def test_hostile_html_takes_time_in_proportion(mark: str) -> None:
+    begin = time.process_time()
+    strip_html("<textarea>" + mark * 20_000 + "</textarea>" + mark * 200_000)
+    assert time.process_time() - begin < 3
+
+
+def test_hostile_lines_take_time_in_proportion() -> None:
+    size = 300_000
+    lines = ("a" * size, "a" * size + "\x02", "\x02 " * size, "1 " * size, "x")
+    page = Page(1, 10.0, 10.0, tuple(Line(text) for text in lines))
+    begin = time.process_time()
+    pages = extract_module._join_hyphens(extract_module._drop_running_heads([page] * 4))
+    assert len(pages) == 4
+    assert time.process_time() - begin < 10
+
+
+def test_a_table_of_quotes_is_no_work() -> None:
+    begin = time.process_time()
+    for text in ('"' * 500_000, ',"' * 500_000, '"",' * 200_000, "a;b\n" * 100_000):
+        markup.flatten_csv(text)
+    assert time.process_time() - begin < 5
+
+
+def test_the_delimiter_of_a_table() -> None:
+    assert (
+        markup.flatten_csv('name\tnote\nA\t"x, y, z"\nB\tp, q\n')
+        == "name: A; note: x, y, z\nname: B; note: p, q"
+    )
+    assert markup.flatten_csv("a|b\n1|2\n") == "a: 1; b: 2"
+    assert markup.flatten_csv("one column\nvalue\n") == "one column: value"
+
+
+def test_pages_that_share_one_text_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Two thousand pages that are all the same stream: some kilobytes of file, any amount of text."""
+    path = tmp_path / "bomb.pdf"
+    words = " ".join(f"(word{number}) Tj 0 -1 Td" for number in range(400))
+    stream = f"BT /F1 1 Tf 10 290 Td {words} ET".encode()
+    count = 2000
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Count %d /Kids [%s] >>" % (count, b" ".join(b"5 0 R" for _ in range(count))),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 400 300] /Contents 4 0 R"
+        b" /Resources << /Font << /F1 3 0 R >> >> >>",
+    ]
+    data = b"%PDF-1.4\n"
+    for number, body in enumerate(objects, 1):
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    path.write_bytes(data + b"trailer << /Root 1 0 R /Size 6 >>\n%%EOF\n")
+    with pytest.raises(pdf.PdfError) as caught:
+        for _ in pdf.read_pages(path, None, output=1 << 20):
+            pass
+    assert caught.value.id == "too-much-text"
+
+
+def test_a_text_of_very_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract_module, "MAX_LINES", 1000)
+    path = tmp_path / "a.txt"
+    path.write_text("a\n" * 1001, "ascii")
+    with pytest.raises(DocumentError) as caught:
+        extract(path, "txt")
+    assert caught.value.id == "document.too-much-text"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,10 @@ def test_any_question_gives_a_valid_expression(text: str) -> None:
         found = connection.execute("SELECT count(*) FROM t WHERE t MATCH ?", (asked.expression,)).fetchone()
         assert found[0] <= 1
     connection.close()
+
+
+def test_marks_piled_on_a_letter_take_no_time() -> None:
+    begin = time.process_time()
+    assert token.coarse("a" + "\u0301\u0316" * 100_000 + " word") == token.coarse("a\u0301\u0316 word")
+    assert token.coarse("\u3002" * 100 + "word") == "word"
+    assert time.process_time() - begin < 2

@@ -10,7 +10,7 @@ keeps it at half its size, a piece much longer than a chunk is cut (RAGFlow keep
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rfctl.engine.text.extract import Extraction, Line
@@ -57,7 +57,7 @@ def split(
     for page in extraction.pages:
         for group in _break(page.lines, cutters):
             number = page.number if page.width else 0
-            chunks.extend(_pack(list(_pieces(group, single, limit)), limit, number))
+            chunks.extend(_pack(_pieces(group, single, limit), limit, number))
     return tuple(chunks)
 
 
@@ -137,17 +137,20 @@ def _is_tight(left: str, right: str) -> bool:
     return bool(re.match(f"[{_CJK}。！？；，]", left[-1]) or re.match(f"[{_CJK}]", right[0]))
 
 
-def _pack(pieces: Sequence[_Piece], limit: int, page: int) -> Iterator[ChunkText]:
+def _pack(pieces: Iterable[_Piece], limit: int, page: int) -> Iterator[ChunkText]:
     held: list[_Piece] = []
+    size = 0
     for piece in pieces:
-        if held and sum(one.tokens for one in held) + piece.tokens > limit:
+        if held and size + piece.tokens > limit:
             end = _last_sentence(held, limit)
             yield _join(held[:end], page)
             held = held[end:]
-            if held and sum(one.tokens for one in held) + piece.tokens > limit:
+            size = sum(one.tokens for one in held)
+            if held and size + piece.tokens > limit:
                 yield _join(held, page)
-                held = []
+                held, size = [], 0
         held.append(piece)
+        size += piece.tokens
     if held:
         yield _join(held, page)
 

@@ -6,6 +6,7 @@ stop the caller.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,14 +16,19 @@ from pathlib import Path
 from rfctl.core.error import RfctlError
 from rfctl.engine.text import markup, pdf
 
+# A line of a document takes some 200 bytes in memory beside its text; a book has a hundredth of this.
+MAX_LINES = 5_000_000
 # RAGFlow v0.27.0 refuses to parse larger files (`common/settings.py` DOC_MAXIMUM_SIZE).
 MAX_BYTES = 128 << 20
 TEXT_KINDS = frozenset({"txt", "md", "markdown", "mdx", "csv", "json", "jsonl", "html", "htm"})
-_HYPHENS = re.compile("(\\w*)[\x02\ufffe](?:\\s*)(\\w*)")
+# PDFium's mark for a hyphen at the end of a line, and the line end behind it.
+_HYPHEN = re.compile("[\x02\ufffe]\\s*")
 # Dot leaders of tables of contents: nothing to search for, and each dot costs a token.
 _LEADERS = re.compile(r"(?:\s?[.\u2024\u2026\u00b7]){4,}")
 _DIGITS = re.compile(r"\d+")
 _LEAST_PAGES = 4
+# Nothing longer is looked at as a running head.
+_HEAD_LENGTH = 400
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -30,7 +36,7 @@ class DocumentError(RfctlError):
     """A document whose text cannot be had; ids `document.*`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line of text and its box on the page, in PDF points from the top left (zeros if unknown)."""
 
@@ -83,8 +89,9 @@ def extract(
     1-based, end exclusive (RAGFlow's parser_config.pages); page_timeout in seconds.
 
     Raises DocumentError: document.empty, document.too-large, document.corrupt, document.encrypted,
-    document.no-pages, document.too-many-pages, document.timeout, document.crashed, document.type-unsupported,
-    document.encoding-unknown. A PDF without a text layer is no error: see `Extraction.has_text`.
+    document.no-pages, document.too-many-pages, document.too-much-text, document.timeout,
+    document.crashed, document.type-unsupported, document.encoding-unknown.
+    A PDF without a text layer is no error: see `Extraction.has_text`.
     """
     try:
         size = path.stat().st_size
@@ -105,6 +112,8 @@ def extract(
         lines = markup.read_lines(path.read_bytes(), kind)
     except UnicodeError as error:
         raise DocumentError("document.encoding-unknown", name=path.name) from error
+    if len(lines) > MAX_LINES:
+        raise DocumentError("document.too-much-text", name=path.name)
     return Extraction((Page(1, 0.0, 0.0, tuple(Line(line) for line in lines)),))
 
 
@@ -139,18 +148,31 @@ def _join_hyphens(pages: Sequence[Page]) -> list[Page]:
         for line in page.lines:
             words.update(word.lower() for word in _WORD.findall(line.text))
 
-    def join(match: re.Match[str]) -> str:
-        left, right = match.groups()
+    def choose(left: str, right: str) -> str:
         if not left or not right:
-            return f"{left}-{right}" if left else right
-        if words[(left + right).lower()] or not (words[left.lower()] > 1 and words[right.lower()] > 1):
-            return left + right
-        return f"{left}-{right}"
+            return "-" if left else ""
+        joined = words[(left + right).lower()]
+        return "" if joined or not (words[left.lower()] > 1 and words[right.lower()] > 1) else "-"
+
+    def resolve(text: str) -> str:
+        parts = _HYPHEN.split(text)
+        found = parts[0]
+        for left, right in itertools.pairwise(parts):
+            found += choose(_last_word(left), re.split(r"\W", right, maxsplit=1)[0]) + right
+        return found
 
     return [
-        replace(page, lines=tuple(replace(line, text=_HYPHENS.sub(join, line.text)) for line in page.lines))
+        replace(page, lines=tuple(replace(line, text=resolve(line.text)) for line in page.lines))
         for page in pages
     ]
+
+
+def _last_word(text: str) -> str:
+    """The letters, digits and underscores at the end (a search for them would begin at every letter)."""
+    at = len(text)
+    while at and (text[at - 1].isalnum() or text[at - 1] == "_"):
+        at -= 1
+    return text[at:]
 
 
 def _drop_running_heads(pages: Sequence[Page]) -> list[Page]:
@@ -161,7 +183,7 @@ def _drop_running_heads(pages: Sequence[Page]) -> list[Page]:
     seen = Counter[str]()
     counting = Counter[tuple[str, int, int]]()
     for page in pages:
-        edge = {line.text for line in (*page.lines[:2], *page.lines[-2:])}
+        edge = {line.text for line in (*page.lines[:2], *page.lines[-2:]) if len(line.text) <= _HEAD_LENGTH}
         seen.update({_mask(text) for text in edge})
         for text in edge:
             for place, digits in enumerate(_DIGITS.findall(text)):

@@ -8,12 +8,18 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 PAGE_TIMEOUT = 60.0
 START_TIMEOUT = 60.0
+# As long as RAGFlow v0.27.0 gives a task (`task_executor.py`).
+TOTAL_TIMEOUT = 3 * 3600.0
+# Bytes of what the child sends: a page of prose takes 8,000. A page may be a reference to another one's text,
+# so that a file of some kilobytes can hold more than any memory.
+MAX_OUTPUT_BYTES = 256 << 20
 MEMORY_BYTES = 4 << 30
 _LINE_LIMIT = 64 << 20
 _STDERR_KEPT = 2000
@@ -33,11 +39,13 @@ def read_pages(
     ranges: Sequence[tuple[int, int]] | None,
     page_timeout: float = PAGE_TIMEOUT,
     memory: int = MEMORY_BYTES,
+    output: int = MAX_OUTPUT_BYTES,
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """(page as `pdf_worker` describes it, number of pages to come in all), page by page.
 
-    page_timeout: seconds that one page may take. Raises PdfError (corrupt, encrypted, no-pages, timeout,
-    crashed, too-many-pages). The child is gone when this ends, however it ends.
+    page_timeout: seconds that one page may take; memory, output: bytes that the child may use and send.
+    Raises PdfError (corrupt, encrypted, no-pages, timeout, crashed, too-many-pages, too-much-text). The
+    child is gone when this ends, however it ends.
     """
     process = subprocess.Popen(
         # -P: no module out of the folder that the engine happens to run in.
@@ -49,7 +57,7 @@ def read_pages(
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
     assert process.stdin and process.stdout and process.stderr
-    lines: queue.Queue[bytes] = queue.Queue(maxsize=64)
+    lines: queue.Queue[bytes] = queue.Queue(maxsize=16)
     trouble = bytearray()
     done = threading.Event()
     threads = [
@@ -64,7 +72,7 @@ def read_pages(
         with contextlib.suppress(OSError):
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.close()
-        yield from _receive(process, lines, trouble, page_timeout)
+        yield from _receive(process, lines, trouble, page_timeout, output)
     finally:
         done.set()
         process.kill()
@@ -77,19 +85,28 @@ def read_pages(
 
 
 def _receive(
-    process: subprocess.Popen[bytes], lines: queue.Queue[bytes], trouble: bytearray, page_timeout: float
+    process: subprocess.Popen[bytes],
+    lines: queue.Queue[bytes],
+    trouble: bytearray,
+    page_timeout: float,
+    output: int,
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    total, page, timeout = 0, 0, START_TIMEOUT
+    total, page, timeout, received = 0, 0, START_TIMEOUT, 0
+    deadline = time.monotonic() + TOTAL_TIMEOUT
     while True:
         try:
-            line = lines.get(timeout=timeout)
+            line = lines.get(timeout=max(min(timeout, deadline - time.monotonic()), 0.0))
         except queue.Empty:
             raise PdfError("timeout", str(page + 1)) from None
         timeout = page_timeout
+        received += len(line)
+        if received > output or len(line) >= _LINE_LIMIT:
+            raise PdfError("too-much-text", str(page + 1))
         try:
             value = json.loads(line)
         except ValueError:
-            process.wait(timeout=5)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
             raise PdfError("crashed", _explain(process.returncode, trouble)) from None
         if "error" in value:
             raise PdfError(value["error"], value.get("detail", ""))
@@ -102,7 +119,7 @@ def _receive(
         yield value, total
 
 
-def _explain(code: int, trouble: bytearray) -> str:
+def _explain(code: int | None, trouble: bytearray) -> str:
     last = trouble.decode(errors="replace").strip().rpartition("\n")[2]
     return f"exit {code}" + (f": {last}" if last else "")
 

@@ -27,6 +27,8 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _RUN = re.compile(rf"[{_HAN}]+|[^\W_{_HAN}]+")
 _IS_HAN = re.compile(f"[{_HAN}]")
 _SEPARATOR = "|"
+# Marks are neither letters nor blanks, so what else this shortens separates words all the same.
+_PILE = re.compile(r"([^\w\s\x00-\u02ff]{30})[^\w\s\x00-\u02ff]+")
 
 
 def tokenizer_name() -> str:
@@ -71,8 +73,9 @@ def title_text(name: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Half-width and in lower case."""
-    return unicodedata.normalize("NFKC", text).lower()
+    """Half-width and in lower case. Of marks piled up on one letter thirty are kept (UAX #15, stream-safe
+    text): sorting them takes time that grows with the square of their number."""
+    return unicodedata.normalize("NFKC", _PILE.sub(r"\1", text)).lower()
 
 
 def is_han(text: str) -> bool:
