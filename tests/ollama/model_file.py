@@ -29,10 +29,16 @@ def write_gguf(
     causal: bool | None = None,
     name: str = "",
     rows: int = 5,
+    kind: str = "",
+    pieces: int = 0,
 ) -> Path:
     writer = gguf.GGUFWriter(path, "llama" if pooling is None and causal is None else "bert")
     if name:
         writer.add_name(name)
+    if kind:
+        writer.add_type(kind)
+    if pieces:
+        writer.add_uint16("split.count", pieces)
     if causal is not None:
         writer.add_causal_attention(causal)
     writer.add_context_length(context)

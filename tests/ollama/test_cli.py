@@ -67,6 +67,7 @@ def test_a_failed_proof_is_exit_code_5(run: Callable[..., Any], server: Keeper, 
     done = run("model", "push", "m.gguf", "m")
     assert done.code == 5
     assert "failed: the server's prompt differs" in done.out
+    assert "rfctl chat create" not in done.err
 
 
 def test_push_with_an_adapter(run: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path) -> None:
@@ -139,6 +140,8 @@ def test_push_from_the_hub(rfctl: Callable[..., Any], server: Keeper, golden: Pa
         (("absent",), 2, "ollama.push-source"),
         (("m.gguf", "--quantize", "Q4_K_M"), 2, "ollama.push-quantize-gguf"),
         (("m.gguf", "--adapter", "none"), 2, "adapter.base-file"),
+        (("adapter.gguf",), 2, "ollama.push-adapter-file"),
+        (("piece.gguf",), 2, "ollama.push-piece"),
         (("m.gguf", "bad name"), 2, "store.name-invalid"),
         (("m.gguf", "--template", "nonsense"), 2, "ollama.family-unknown"),
         (("m.gguf", "--num-ctx", "999999"), 2, "ollama.num-ctx"),
@@ -151,6 +154,8 @@ def test_refusals(
     run: Callable[..., Any], tmp_path: Path, arguments: tuple[str, ...], code: int, id: str
 ) -> None:
     write_gguf(tmp_path / "m.gguf")
+    write_gguf(tmp_path / "adapter.gguf", kind="adapter")
+    write_gguf(tmp_path / "piece.gguf", pieces=3)
     (tmp_path / "empty.gguf").write_bytes(b"")
     (tmp_path / "Modelfile").write_text("FROM ./other.gguf\n")
     (tmp_path / "Broken").write_text("FROM .\nNONSENSE\n")

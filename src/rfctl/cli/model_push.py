@@ -169,7 +169,7 @@ def print_push(app: App, result: Push, url: str, usable: tuple[Model, bool] | No
         from rfctl.cli.kb_use_model import print_use
 
         print_use(app, usable[0], changed=usable[1])
-    elif not result.is_embedding:
+    elif not result.is_embedding and result.verdict.value != "failed":
         out.note("ollama.push-next", name=result.name)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rfctl.core.error import UsageError
 from rfctl.core.gguf_header import GgufHeader, read_header
 from rfctl.ollama.template import Template
 
@@ -54,9 +55,16 @@ class Candidate:
 def read_candidate(path: Path, *, header_only: bool = False) -> Candidate:
     """Read the header. header_only: the file holds nothing else.
 
-    Raises GgufError for a file that is no complete GGUF, OSError.
+    Raises GgufError for a file that is no complete GGUF, UsageError `ollama.push-adapter-file` and
+    `ollama.push-piece` for one that no server can serve alone, OSError.
     """
     header = read_header(path, array_limit=None)
+    if header.values.get("general.type") == "adapter":
+        raise UsageError("ollama.push-adapter-file", path=path)
+    pieces = header.integer("split.count") or 1
+    if pieces > 1:
+        # Ollama keeps every file under its digest, and llama.cpp finds the other pieces by their names only.
+        raise UsageError("ollama.push-piece", path=path, count=pieces)
     if not header_only:
         header.check_complete(path)
     architecture = header.architecture
