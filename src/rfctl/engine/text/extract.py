@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,23 +177,38 @@ def _last_word(text: str) -> str:
 
 def _drop_running_heads(pages: Sequence[Page]) -> list[Page]:
     """Take away lines among the first and last two of a page that come back, digits aside, on more than half
-    of the pages, or on four pages with a number that counts with them (from four pages on)."""
+    of the pages, or on four pages with a number that counts with them (from four pages on).
+
+    A line with a number that neither stays nor counts with the pages holds what its page is about, such as
+    the serial number on a form, and is kept.
+    """
     if len(pages) < _LEAST_PAGES:
         return list(pages)
     seen = Counter[str]()
-    counting = Counter[tuple[str, int, int]]()
+    numbers = defaultdict[tuple[str, int], list[tuple[int, int]]](list)
     for page in pages:
         edge = {line.text for line in (*page.lines[:2], *page.lines[-2:]) if len(line.text) <= _HEAD_LENGTH}
         seen.update({_mask(text) for text in edge})
         for text in edge:
             for place, digits in enumerate(_DIGITS.findall(text)):
-                if len(digits) <= 6:
-                    counting[_mask(text), place, int(digits) - page.number] += 1
+                numbers[_mask(text), place].append((page.number, int(digits)))
     heads = {text for text, times in seen.items() if times > len(pages) / 2}
-    heads |= {text for (text, _, _), times in counting.items() if times >= _LEAST_PAGES}
+    heads |= {text for (text, _), found in numbers.items() if _count_along(found) >= _LEAST_PAGES}
+    heads -= {text for (text, _), found in numbers.items() if _is_free(found)}
     if not heads:
         return list(pages)
     return [replace(page, lines=_strip(page.lines, heads)) for page in pages]
+
+
+def _count_along(found: Sequence[tuple[int, int]]) -> int:
+    """On how many pages the number is the page's own, give or take the same difference."""
+    return max(Counter(value - page for page, value in found if value < 1_000_000).values(), default=0)
+
+
+def _is_free(found: Sequence[tuple[int, int]]) -> bool:
+    """Does the number change from page to page otherwise than page numbers do (one or two a page)?"""
+    kinds = min(len({value - step * page for page, value in found}) for step in (0, 1, 2))
+    return len(found) >= _LEAST_PAGES and kinds > len(found) / 2
 
 
 def _strip(lines: tuple[Line, ...], heads: set[str]) -> tuple[Line, ...]:
