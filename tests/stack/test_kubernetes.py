@@ -50,6 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
             "ingressNamespaces": ["traefik", "istio-system"],
         },
     },
+    "external": yaml.safe_load((FOLDER / "executors-external.yaml").read_text(encoding="utf-8")),
 }
 
 
@@ -170,7 +171,6 @@ def test_the_values_avoid_the_traps_of_the_chart() -> None:
         "mysql",
         "redis",
         "minio",
-        "elasticsearch",
     }
 
 
