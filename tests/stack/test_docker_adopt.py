@@ -74,7 +74,7 @@ def test_adopt_looks_and_touches_nothing(upstream: Engine, rfctl: Callable[..., 
     )
     assert [row["name"] for row in status["services"]] == ["mysql", "ragflow-cpu"]
     logs = call("stack", "logs")
-    assert "ragflow-cpu  | INFO task_executor_0 reported heartbeat: {}\n" in logs.out
+    assert "ragflow-cpu-1  | INFO task_executor_0 reported heartbeat: {}\n" in logs.out
     assert PASSWORD not in logs.out
     assert call("stack", "logs", "nothing").err.startswith("error[stack.service-unknown]")
 

@@ -38,6 +38,10 @@ def running(stack: Stack) -> list[str]:
     return sorted(stack.engine.docker("ps", "--format", "{{.Names}}").split())
 
 
+def all_containers(stack: Stack) -> list[str]:
+    return sorted(stack.engine.docker("ps", "-a", "--format", "{{.Names}}").split())
+
+
 ALL = sorted(f"rfctl-{name}-1" for name in CORE)
 
 
@@ -175,16 +179,34 @@ def test_killed_in_the_middle(up: Stack, tmp_path: Path) -> None:
     assert not partial.exists()
     assert running(up) == ALL
 
-    # kill -9: no backup, and the next one clears up.
+    # While one is under way nothing else starts or stops the databases.
     process = start(up, home, "stack", "backup", str(folder))
     wait_for(is_under_way)
+    for verb in ("up", "down", "backup"):
+        refused = up("stack", verb)
+        assert (refused.code, refused.err.split("]")[0]) == (7, "error[stack.busy"), verb
+    assert json.loads(up("stack", "status", "--json").out)["cut_off"] == ""
+
+    # kill -9: the stack stays stopped, everybody says so, and `up` or the next backup starts it again.
     process.kill()
     process.wait()
-    assert not folder.exists()
-    assert up("stack", "backup", str(folder)).code == 0
+    assert (folder.exists(), running(up)) == (False, [])
+    status = up("stack", "status")
+    assert status.err == (
+        f"warning: A backup was cut off and has left containers stopped; its part is in {partial}\n"
+        "  next: rfctl stack up\n"
+    )
+    assert up("stack", "up", "--timeout", "60").code == 0
     assert not partial.exists()
-    names = up.engine.docker("ps", "-a", "--format", "{{.Names}}").split()
-    assert sorted(names) == ALL
+    assert up("stack", "status").err == ""
+    assert all_containers(up) == ALL
+    process = start(up, home, "stack", "backup", str(tmp_path / "other"))
+    wait_for(lambda: (tmp_path / ".other.partial" / "mysql_data.tar.gz").exists())
+    process.kill()
+    process.wait()
+    assert up("stack", "backup", str(folder)).code == 0
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+    assert running(up) == all_containers(up) == ALL
 
     # A restore that is killed is finished before anything starts.
     process = start(up, home, "stack", "restore", str(folder), "--yes")
@@ -255,8 +277,8 @@ def test_an_upgrade_and_the_way_back(stack: Stack) -> None:
         assert stack("stack", verb).err.startswith("error[stack.downgrade]: ragflow would go back from ")
 
 
-def image(stack: Stack) -> str:
-    return stack.engine.docker("inspect", "-f", "{{.Config.Image}}", "rfctl-ragflow-1").strip()
+def image(stack: Stack, service: str = "ragflow") -> str:
+    return stack.engine.docker("inspect", "-f", "{{.Config.Image}}", f"rfctl-{service}-1").strip()
 
 
 def test_images_are_pinned_by_what_the_registry_says(stack: Stack) -> None:
@@ -270,12 +292,20 @@ def test_images_are_pinned_by_what_the_registry_says(stack: Stack) -> None:
     result = stack("stack", "pin", "--json")
     assert result.code == 0, result.err
     pinned = json.loads(result.out)["images"]
-    assert set(pinned) == set(CORE)
+    assert set(pinned) == {*CORE, "executor"}
     assert all(
         re.fullmatch(rf"{registry}/stub/\w+:1\.0@sha256:[0-9a-f]{{64}}", name) for name in pinned.values()
     )
     assert stack("stack", "up", "--timeout", "60").code == 0
     assert image(stack) == pinned["ragflow"]
+    assert running(stack) == ALL
+    stack.services = (*CORE, "executor")
+    stack.modes["executor"] = "task_executor"
+    stack.images["executor"] = stack.images["ragflow"]
+    assert stack("stack", "up", "--timeout", "60", "--executors", "1").code == 0
+    assert image(stack, "executor") == pinned["executor"] == pinned["ragflow"]
+    stack.engine.docker("rm", "-f", "rfctl-executor-1")
+    stack.services = CORE
     assert stack("stack", "pin", "--remove").code == 0
     assert stack("stack", "up", "--timeout", "60").code == 0
     assert image(stack) == f"{registry}/stub/ragflow:1.0"

@@ -111,6 +111,7 @@ SAID = {
     " registry.example on 10.0.0.2:53: dial udp 10.0.0.2:53: connect: network is unreachable",
     "stack.image-missing": "manifest for mysql:8.9.99 not found: manifest unknown",
     "stack.no-compose": "unknown flag: --ansi\n\nUsage:  docker [OPTIONS] COMMAND [ARG...]",
+    "stack.old-compose": "unknown flag: --wait-timeout",
     "stack.disk-full": "failed to register layer: write /usr/share/x: no space left on device",
     "stack.failed": "something that nobody has seen before",
 }
@@ -128,6 +129,7 @@ def test_each_recorded_failure_gets_its_own_id_cause_and_fix(id: str) -> None:
         assert not re.search(r"\{\w+\}", text.message + text.why + text.next)
     if id == "stack.port-taken":
         assert error.params["name"] == "127.0.0.1:9380"
+        assert "RFCTL_API_PORT" in str(error.params["setting"])
 
 
 def test_a_password_in_a_failure_is_not_shown() -> None:

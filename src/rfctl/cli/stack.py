@@ -11,7 +11,7 @@ from rfctl.cli.command import command
 from rfctl.cli.stack_context import print_services, stack_compose, stack_project
 from rfctl.core.error import RefusedError
 from rfctl.stack import lifecycle
-from rfctl.stack.adopt import adopted_name, look, read_logs
+from rfctl.stack.adopt import adopted_name, look
 from rfctl.stack.check_network import is_loopback_address
 from rfctl.stack.collector import machine_memory
 from rfctl.stack.project import ADDONS, SIZES, choose_size, initialise
@@ -61,9 +61,11 @@ def up(app: App, timeout: int, executors: int, i_know: bool) -> None:
     status = lifecycle.up(compose, timeout=timeout, executors=executors, reporter=app.reporter())
     app.out.report(status)
     print_services(app, status)
-    app.out.say("stack.ready", url=status.web_url)
+    if status.cut_off:
+        app.out.note("stack.backup-cleared", path=status.cut_off)
     app.out.note("stack.login", email=project.read().get("RFCTL_ADMIN_EMAIL", "-"), path=project.env_file)
     app.out.note("setup.after-up")
+    app.out.say("stack.ready", url=status.web_url)
 
 
 @command("down")
@@ -83,6 +85,8 @@ def status(app: App) -> None:
     else:
         found = lifecycle.status(stack_compose(app))
     app.out.report(found)
+    if found.cut_off:
+        app.out.warn("stack.backup-cut-off", path=found.cut_off)
     if not found.services:
         app.out.say("stack.not-running")
         return
@@ -96,10 +100,15 @@ def status(app: App) -> None:
 def logs(app: App, service: str, lines: int) -> None:
     """Services: ragflow, es01, mysql, minio, redis, infinity, ollama, tei, executor, caddy."""
     if name := _foreign(app):
-        found = read_logs(name, dict(os.environ), service=service, lines=lines)
+        found = lifecycle.read_logs(name, dict(os.environ), service=service, lines=lines)
     else:
-        found = lifecycle.logs(stack_compose(app), service=service, lines=lines)
+        compose = stack_compose(app)
+        found = lifecycle.read_logs(
+            compose.name, compose.environment, service=service, lines=lines, secrets=compose.project.read()
+        )
     app.out.report({"service": service, "lines": found})
+    if not found:
+        app.out.note("stack.no-logs")
     for line in found:
         app.out.line(line)
 

@@ -15,11 +15,8 @@ from typing import Any
 from rfctl.core.error import RfctlError, UsageError
 from rfctl.core.file import write_atomic
 from rfctl.stack.check_docker import json_lines, service_name
-from rfctl.stack.child import run
-from rfctl.stack.compose import QUICK_SECONDS
 from rfctl.stack.image import inspect_project, tag
-from rfctl.stack.lifecycle import mask
-from rfctl.stack.project import Project, parse_env
+from rfctl.stack.project import Project
 from rfctl.stack.volume import docker
 
 MAX_RECORD = 1 << 16
@@ -112,30 +109,6 @@ def look(name: str, environment: Mapping[str, str]) -> Adopted:
             web, api = _address(container, _WEB), _address(container, _API)
             return Adopted(name, service, image, tag(image), web, api, folder)
     raise UsageError("stack.adopt-none", name=name, known="-")
-
-
-def read_logs(name: str, environment: Mapping[str, str], *, service: str = "", lines: int = 100) -> list[str]:
-    """The last lines of each container, or of one service, without its passwords.
-
-    Raises UsageError `stack.service-unknown`, RfctlError.
-    """
-    containers = inspect_project(name, environment)
-    known = sorted({service_name(container) for container in containers})
-    if service and service not in known:
-        raise UsageError("stack.service-unknown", name=service, known=", ".join(known) or "-")
-    found = []
-    for container in containers:
-        label = service_name(container)
-        if service and label != service:
-            continue
-        said = run(
-            ["docker", "logs", "--tail", str(lines), str(container["Id"])],
-            timeout=QUICK_SECONDS,
-            environment=environment,
-        )
-        text = mask(said.out + said.err, parse_env("\n".join(container["Config"].get("Env") or ())))
-        found += [line if service else f"{label}  | {line}" for line in text.splitlines()]
-    return found
 
 
 def is_ragflow(service: str, image: str) -> bool:

@@ -7,7 +7,6 @@ fit together.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 import re
@@ -22,9 +21,11 @@ from rfctl.core.file import sha256_file, sync_directory, write_atomic
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.core.version import __version__
 from rfctl.stack.compose import Compose
-from rfctl.stack.container import start_containers, stop_containers
+from rfctl.stack.container import find_running, start_containers, stop_containers
 from rfctl.stack.image import inspect_project, running_images, wanted_images
+from rfctl.stack.image_lock import remove_lock, write_lock
 from rfctl.stack.project import Project, parse_env
+from rfctl.stack.unfinished import clear_stop, forget_stop, hold, note_stop
 from rfctl.stack.volume import (
     Volume,
     fetch_image,
@@ -93,11 +94,20 @@ def backup(
 ) -> Manifest:
     """Write a backup to `folder`, which must not exist; containers that run are stopped and started again.
 
-    skip: volumes that are left out; resume: whether to start the containers again after success.
-    Raises UsageError `stack.volume-unknown`, RfctlError `stack.backup-exists`, `stack.backup-nothing`,
-    `stack.unwritable` and those of `volume.save`; then nothing is left behind.
+    skip: volumes that are left out; resume: whether to start the containers again after success (if not, the
+    note that they are stopped stays until `lifecycle.up`).
+    Containers that a backup left stopped when it was killed are started again too.
+    Raises UsageError `stack.volume-unknown`, RefusedError `stack.busy`, RfctlError `stack.backup-exists`,
+    `stack.backup-nothing`, `stack.unwritable` and those of `volume.save`; then nothing is left behind.
     """
-    name, environment = compose.name, compose.environment
+    with hold(compose.project):
+        return _backup(compose, folder, skip, resume, reporter)
+
+
+def _backup(
+    compose: Compose, folder: Path, skip: tuple[str, ...], resume: bool, reporter: Reporter
+) -> Manifest:
+    name, environment, project = compose.name, compose.environment, compose.project
     if folder.exists():
         raise RfctlError("stack.backup-exists", path=folder)
     volumes = list_volumes(name, environment)
@@ -115,9 +125,12 @@ def backup(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True, mode=0o700)
-        stopped = stop_containers(name, environment, reporter=reporter)
+        before = clear_stop(project)
+        running = find_running(name, environment, also=before.containers if before else ())
+        note_stop(project, partial, running.ids)
         done = False
         try:
+            stop_containers(running, environment, reporter=reporter)
             archives = []
             for volume in volumes:
                 file = f"{volume.name}.tar.gz"
@@ -133,14 +146,16 @@ def backup(
                 images=images,
                 archives=tuple(archives),
             )
-            write_atomic(partial / SETTINGS, compose.project.env_file.read_bytes(), mode=0o600)
+            write_atomic(partial / SETTINGS, project.env_file.read_bytes(), mode=0o600)
             write_atomic(partial / MANIFEST, _dump(manifest), mode=0o600)
             partial.rename(folder)
             sync_directory(folder.parent)
             done = True
         finally:
-            if stopped and (resume or not done):
-                start_containers(stopped, environment, reporter=reporter)
+            if running and (resume or not done):
+                start_containers(running, environment, reporter=reporter)
+            if resume or not done:
+                forget_stop(project)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
@@ -189,8 +204,13 @@ def restore(compose: Compose, manifest: Manifest, *, reporter: Reporter = SILENT
     """Replace the project's volumes by those of the backup, and settings that belong to the data.
 
     The stack is down afterwards. When it is cut off, `up` refuses until a restore has ended.
-    Raises RfctlError as `volume.load` does, `stack.unwritable`.
+    Raises RefusedError `stack.busy`, RfctlError as `volume.load` does, `stack.unwritable`.
     """
+    with hold(compose.project):
+        return _restore(compose, manifest, reporter)
+
+
+def _restore(compose: Compose, manifest: Manifest, reporter: Reporter) -> Restored:
     project, environment = compose.project, compose.environment
     try:
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -199,7 +219,9 @@ def restore(compose: Compose, manifest: Manifest, *, reporter: Reporter = SILENT
         name = compose.name
         helper = _helper_image(manifest, name, environment)
         remove_helpers(name, environment)
-        stop_containers(name, environment, reporter=reporter)
+        clear_stop(project)
+        if running := find_running(name, environment):
+            stop_containers(running, environment, reporter=reporter)
         if ids := [str(entry["Id"]) for entry in inspect_project(name, environment)]:
             call_docker(environment, "rm", "-f", *ids)
         have = {volume.name: volume for volume in list_volumes(name, environment)}
@@ -238,8 +260,7 @@ def _restore_settings(project: Project, folder: Path) -> str:
 def _lock_images(compose: Compose, manifest: Manifest) -> bool:
     """Data fits the images that wrote it: name them where the files name others."""
     project = compose.project
-    with contextlib.suppress(FileNotFoundError):
-        project.lock_file.unlink()
+    remove_lock(project)
     project.images_file.unlink(missing_ok=True)
     wanted = wanted_images(compose)
     images = {name: image for name, image in manifest.images.items() if name in wanted}
@@ -247,12 +268,6 @@ def _lock_images(compose: Compose, manifest: Manifest) -> bool:
         return False
     write_lock(project, images)
     return True
-
-
-def write_lock(project: Project, images: Mapping[str, str]) -> None:
-    """The lock file. JSON is YAML. Raises OSError."""
-    document = {"services": {name: {"image": image} for name, image in sorted(images.items())}}
-    write_atomic(project.lock_file, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _helper_image(manifest: Manifest, project: str, environment: Mapping[str, str]) -> str:

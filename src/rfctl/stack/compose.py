@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.redact import redact
 from rfctl.stack.child import Capture, run
+from rfctl.stack.image_lock import lock_files
 from rfctl.stack.project import SECRETS, Project
 
 QUICK_SECONDS = 30.0
+_PORT_SETTINGS = "RFCTL_WEB_PORT, RFCTL_API_PORT, RFCTL_OLLAMA_PORT"
 # What Compose and the engine say (recorded with Compose 5.6.1 and engine 20.10), and the id of its error.
 _FAILURES: tuple[tuple[str, str], ...] = (
     (
@@ -42,7 +44,9 @@ _FAILURES: tuple[tuple[str, str], ...] = (
         r"(?:manifest|image|repository) .*(?:not found|does not exist|unknown)|pull access denied",
         "stack.image-missing",
     ),
-    (r"unknown (?:shorthand )?flag|is not a docker command|unknown command", "stack.no-compose"),
+    # Without the plugin docker takes our first option for its own.
+    (r"unknown flag: --ansi|'compose' is not a docker command|unknown command", "stack.no-compose"),
+    (r"unknown (?:shorthand )?flag", "stack.old-compose"),
 )
 
 
@@ -75,8 +79,10 @@ class Compose:
             parts += ["-f", str(path)]
         for override in self.overrides:
             parts += ["-f", override]
-        if self.is_locked and self.project.lock_file.is_file():
-            parts += ["-f", str(self.project.lock_file)]
+        if self.is_locked:
+            executors = any(path.name == "compose.executors.yaml" for path in files)
+            for path in lock_files(self.project, executors=executors):
+                parts += ["-f", str(path)]
         return [*parts, *arguments]
 
     def call(self, *arguments: str, timeout: float = QUICK_SECONDS) -> Capture:
@@ -108,8 +114,12 @@ def explain(found: Capture, *, timeout: float = 0) -> RfctlError:
         name = match.groupdict().get("name") or ""
         if id == "stack.secret-missing" and name not in SECRETS:
             return UsageError("stack.value-missing", name=name, detail=_line(text, match))
+        if id == "stack.secret-missing":
+            return RfctlError(id, name=name, detail="missing")
         if id in ("stack.engine-down", "stack.engine-denied"):
             return UnreachableError(id, detail=_line(text, match))
+        if id == "stack.port-taken":
+            return RfctlError(id, name=name or "-", detail=_line(text, match), setting=_PORT_SETTINGS)
         return RfctlError(id, name=name, detail=_line(text, match))
     if found.state == "timeout":
         return UnreachableError("stack.timeout", seconds=round(timeout), detail=_last(text))
@@ -119,7 +129,9 @@ def explain(found: Capture, *, timeout: float = 0) -> RfctlError:
 def _line(text: str, match: re.Match[str]) -> str:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", match.end())
-    return redact(text[start : end if end >= 0 else None].strip()[-300:])
+    line = text[start : end if end >= 0 else None].strip()
+    # What stands before the id of a container or an endpoint is the engine's way there.
+    return redact(re.sub(r"^.*\([0-9a-f]{64}\): ", "", line)[-300:])
 
 
 def _last(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Stopping and starting the containers of a project again, in the order in which they need each other."""
+"""Stopping containers of a project and starting them again, in the order in which they need each other."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rfctl.core.progress import SILENT, Reporter
@@ -19,48 +19,50 @@ DATA_SERVICES = frozenset({"mysql", "es01", "infinity", "minio", "redis"})
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """Ids of containers that ran: those that keep data, and their clients."""
+class Containers:
+    """Ids: those that keep data, and their clients."""
 
     data: tuple[str, ...]
     clients: tuple[str, ...]
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.data + self.clients
+
     def __bool__(self) -> bool:
-        return bool(self.data or self.clients)
+        return bool(self.ids)
 
 
-def stop_containers(name: str, environment: Mapping[str, str], *, reporter: Reporter = SILENT) -> Stopped:
-    """Stop what runs of the project, clients first; each container has its own grace period.
-
-    Raises RfctlError.
-    """
-    running = [
-        entry
-        for entry in inspect_project(name, environment)
-        if entry["State"]["Status"] in ("running", "restarting", "paused")
-    ]
+def find_running(name: str, environment: Mapping[str, str], *, also: Collection[str] = ()) -> Containers:
+    """What runs of the project, and those of the ids in `also` that exist. Raises RfctlError."""
     parts: dict[bool, list[str]] = {True: [], False: []}
-    for entry in running:
-        parts[service_name(entry) in DATA_SERVICES].append(str(entry["Id"]))
-    stopped = Stopped(tuple(parts[True]), tuple(parts[False]))
-    if stopped:
-        with reporter.stage("stack.stopping", unit="seconds"):
-            for ids in (stopped.clients, stopped.data):
-                if ids:
-                    docker(environment, "stop", *ids, timeout=STOP_SECONDS)
-    return stopped
+    for entry in inspect_project(name, environment):
+        id = str(entry["Id"])
+        if entry["State"]["Status"] in ("running", "restarting", "paused") or id in also:
+            parts[service_name(entry) in DATA_SERVICES].append(id)
+    return Containers(tuple(parts[True]), tuple(parts[False]))
+
+
+def stop_containers(
+    containers: Containers, environment: Mapping[str, str], *, reporter: Reporter = SILENT
+) -> None:
+    """Stop them, clients first; each container has its own grace period. Raises RfctlError."""
+    with reporter.stage("stack.stopping", unit="seconds"):
+        for ids in (containers.clients, containers.data):
+            if ids:
+                docker(environment, "stop", *ids, timeout=STOP_SECONDS)
 
 
 def start_containers(
-    stopped: Stopped, environment: Mapping[str, str], *, reporter: Reporter = SILENT
+    containers: Containers, environment: Mapping[str, str], *, reporter: Reporter = SILENT
 ) -> None:
-    """Start them again: the databases, their clients as soon as those are healthy. Raises RfctlError."""
+    """Start them: the databases, their clients as soon as those are healthy. Raises RfctlError."""
     with reporter.stage("stack.starting-again", unit="seconds"):
-        if stopped.data:
-            docker(environment, "start", *stopped.data, timeout=STOP_SECONDS)
-            _wait_healthy(stopped.data, environment)
-        if stopped.clients:
-            docker(environment, "start", *stopped.clients, timeout=STOP_SECONDS)
+        if containers.data:
+            docker(environment, "start", *containers.data, timeout=STOP_SECONDS)
+            _wait_healthy(containers.data, environment)
+        if containers.clients:
+            docker(environment, "start", *containers.clients, timeout=STOP_SECONDS)
 
 
 def _wait_healthy(ids: tuple[str, ...], environment: Mapping[str, str]) -> None:

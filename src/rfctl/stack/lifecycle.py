@@ -7,18 +7,23 @@ restart counts and out-of-memory marks of every container are read afterwards.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rfctl.core.error import RefusedError, RfctlError, UnreachableError, UsageError
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.core.redact import redact
 from rfctl.stack.check_docker import service_name
 from rfctl.stack.check_stack import describe
-from rfctl.stack.compose import Compose, explain
+from rfctl.stack.child import run
+from rfctl.stack.compose import QUICK_SECONDS, Compose, explain
 from rfctl.stack.image import changes, inspect_project, record_images, running_images, wanted_images
-from rfctl.stack.project import Project, missing_values, secret_faults
+from rfctl.stack.project import Project, missing_values, parse_env, secret_faults
+from rfctl.stack.unfinished import clear_stop, read_stop, require_idle
+from rfctl.stack.volume import remove_helpers
 
 UP_SECONDS = 1200.0
 DOWN_SECONDS = 180.0
@@ -43,12 +48,14 @@ class Service:
 
 @dataclass(frozen=True)
 class Status:
-    """running: there are containers and none has a fault."""
+    """running: there are containers and none has a fault; cut_off: the folder of a backup that was killed
+    and has left them stopped, "" when there is none."""
 
     running: bool
     web_url: str
     api_url: str
     services: tuple[Service, ...]
+    cut_off: str = ""
 
 
 def web_url(values: dict[str, str]) -> str:
@@ -73,8 +80,9 @@ def up(
 ) -> Status:
     """Start everything and return when all of it is healthy.
 
+    What a killed backup left stopped is started with the rest, and its part is removed.
     Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RefusedError (`stack.upgrade-first`,
-    `stack.restore-unfinished`), RfctlError with an id of the failure (`stack.secret-missing`,
+    `stack.restore-unfinished`, `stack.busy`), RfctlError with an id of the failure (`stack.secret-missing`,
     `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
     """
     values = compose.project.read()
@@ -87,6 +95,7 @@ def up(
             name=", ".join(sorted(faults)),
             detail=", ".join(sorted(set(faults.values()))),
         )
+    require_idle(compose.project)
     _require_whole(compose.project)
     if not is_upgrade:
         _require_same_images(compose)
@@ -95,8 +104,9 @@ def up(
         arguments += ["--scale", f"executor={executors}"]
     with reporter.stage("stack.bringing-up", unit="seconds"):
         found = compose.call(*arguments, timeout=timeout + 60)
+    cut_off = _clear_stop(compose)
     if not found.is_ok:
-        general = explain(found, timeout=timeout)
+        general = _name_port(explain(found, timeout=timeout), values)
         # A container that died explains more than Compose's word about it. A busy engine may drop one
         # connection only; one that is down fails here again.
         if general.id in ("stack.failed", "stack.timeout", "stack.engine-down"):
@@ -107,7 +117,34 @@ def up(
         record_images(compose.project, running_images(compose))
     except OSError as error:
         raise RfctlError("stack.unwritable", path=compose.project.images_file, detail=str(error)) from error
-    return status(compose)
+    return dataclasses.replace(status(compose), cut_off=cut_off)
+
+
+def _clear_stop(compose: Compose) -> str:
+    """Remove what a killed backup left behind; the folder of its part, "" when there was none."""
+    try:
+        found = clear_stop(compose.project)
+    except OSError as error:
+        raise RfctlError("stack.unwritable", path=compose.project.directory, detail=str(error)) from error
+    if found is None:
+        return ""
+    remove_helpers(compose.name, compose.environment)
+    return str(found.partial)
+
+
+def _name_port(error: RfctlError, values: Mapping[str, str]) -> RfctlError:
+    """A taken port with the settings that choose it."""
+    if error.id != "stack.port-taken":
+        return error
+    port = str(error.params["name"]).rpartition(":")[2]
+    defaults = {"RFCTL_WEB_PORT": "8080", "RFCTL_API_PORT": "9380"}
+    chosen = [
+        name for name, value in (defaults | dict(values)).items() if name.endswith("_PORT") and value == port
+    ]
+    if not chosen:
+        return error
+    params: dict[str, Any] = {**error.params, "setting": ", ".join(chosen)}
+    return RfctlError(error.id, **params)
 
 
 def _require_whole(project: Project) -> None:
@@ -124,16 +161,23 @@ def _require_same_images(compose: Compose) -> None:
 
 
 def down(compose: Compose, *, timeout: float = DOWN_SECONDS) -> bool:
-    """Stop and remove the containers; volumes stay. False when nothing was there. Raises RfctlError."""
+    """Stop and remove the containers; volumes stay. False when nothing was there.
+
+    Raises RefusedError `stack.busy`, RfctlError.
+    """
+    require_idle(compose.project)
     had = bool(inspect_project(compose.name, compose.environment))
     compose.ask("down", "--remove-orphans", timeout=timeout)
+    _clear_stop(compose)
     return had
 
 
 def status(compose: Compose) -> Status:
     """What the containers are doing. Raises RfctlError as `up` does."""
     values = compose.project.read()
-    return describe_project(compose.name, compose.environment, web_url(values), api_url(values))
+    found = describe_project(compose.name, compose.environment, web_url(values), api_url(values))
+    stopped = read_stop(compose.project)
+    return dataclasses.replace(found, cut_off=str(stopped.partial)) if stopped else found
 
 
 def describe_project(name: str, environment: Mapping[str, str], web: str, api: str) -> Status:
@@ -143,11 +187,41 @@ def describe_project(name: str, environment: Mapping[str, str], web: str, api: s
     return Status(running, web, api, services)
 
 
-def logs(compose: Compose, *, service: str = "", lines: int = 100) -> list[str]:
-    """The last lines of one service or of all, redacted. Raises RfctlError."""
-    arguments = ["logs", "--no-color", "--tail", str(lines)]
-    text = compose.ask(*arguments, *([service] if service else []))
-    return mask(text, compose.project.read()).splitlines()
+def read_logs(
+    name: str,
+    environment: Mapping[str, str],
+    *,
+    service: str = "",
+    lines: int = 100,
+    secrets: Mapping[str, str] | None = None,
+) -> list[str]:
+    """The last lines of each container of a Compose project, or of one service; [] when there is none.
+
+    secrets: settings whose values are hidden, beside those of the containers. Raises UsageError
+    `stack.service-unknown`, RfctlError.
+    """
+    containers = sorted(inspect_project(name, environment), key=_label)
+    known = sorted({service_name(container) for container in containers})
+    if containers and service and service not in known:
+        raise UsageError("stack.service-unknown", name=service, known=", ".join(known))
+    chosen = [container for container in containers if not service or service_name(container) == service]
+    found = []
+    for container in chosen:
+        command = ["docker", "logs", "--tail", str(lines), str(container["Id"])]
+        said = run(command, timeout=QUICK_SECONDS, environment=environment)
+        if not said.is_ok:
+            raise explain(said, timeout=QUICK_SECONDS)
+        values = parse_env("\n".join(container["Config"].get("Env") or ())) | dict(secrets or {})
+        text = mask(said.out + said.err, values)
+        label = _label(container) if len(chosen) > 1 else ""
+        found += [f"{label}  | {line}" if label else line for line in text.splitlines()]
+    return found
+
+
+def _label(container: dict[str, Any]) -> str:
+    """ "executor-2"."""
+    number = container["Config"]["Labels"].get("com.docker.compose.container-number", "1")
+    return f"{service_name(container)}-{number}"
 
 
 def mask(text: str, values: Mapping[str, str]) -> str:
@@ -166,12 +240,13 @@ def _services(name: str, environment: Mapping[str, str]) -> list[Service]:
     return [_service(container) for container in inspect_project(name, environment)]
 
 
-def _service(container: dict[str, object]) -> Service:
-    state: dict[str, object] = container["State"]  # type: ignore[assignment]
+def _service(container: dict[str, Any]) -> Service:
+    state: dict[str, Any] = container["State"]
     fault, detail = describe(container)
     health = state.get("Health") or {}
-    network: dict[str, object] = container.get("NetworkSettings") or {}  # type: ignore[assignment]
-    published: dict[str, Sequence[dict[str, str]] | None] = network.get("Ports") or {}  # type: ignore[assignment]
+    published: dict[str, Sequence[dict[str, str]] | None] = (container.get("NetworkSettings") or {}).get(
+        "Ports"
+    ) or {}
     ports = sorted(
         {
             f"{entry['HostIp']}:{entry['HostPort']}"
@@ -182,7 +257,7 @@ def _service(container: dict[str, object]) -> Service:
     return Service(
         name=service_name(container),
         state=str(state.get("Status", "")),
-        health=str(health.get("Status", "")) if isinstance(health, dict) else "",
+        health=str(health.get("Status", "")),
         restarts=int(str(container.get("RestartCount", 0))),
         ports=", ".join(ports),
         fault=fault,

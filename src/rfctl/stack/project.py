@@ -77,6 +77,11 @@ class Project:
         return self.directory / "compose.lock.yaml"
 
     @property
+    def executor_lock_file(self) -> Path:
+        """The image of executors, used only where there are some."""
+        return self.directory / "compose.lock.executors.yaml"
+
+    @property
     def images_file(self) -> Path:
         """The images of the last successful start."""
         return self.directory / "images.json"

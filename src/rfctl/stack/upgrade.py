@@ -6,7 +6,6 @@ compose.yaml, RAGFlow v0.27 entrypoint), so the way back is the backup: `restore
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ import yaml
 
 from rfctl.core.error import RefusedError, RfctlError
 from rfctl.core.progress import SILENT, Reporter
-from rfctl.stack.backup import backup, write_lock
+from rfctl.stack.backup import backup
 from rfctl.stack.check_docker import service_name
 from rfctl.stack.compose import Compose
 from rfctl.stack.image import Change, changes, inspect_project, running_images, wanted_images
+from rfctl.stack.image_lock import remove_lock, write_lock
 from rfctl.stack.lifecycle import UP_SECONDS, Status, up
 
 PULL_SECONDS = 7200.0
@@ -66,8 +66,7 @@ def upgrade(
         fresh.ask("pull", "--policy", "missing", timeout=PULL_SECONDS)
     if folder is not None:
         backup(compose, folder, resume=False, reporter=reporter)
-    with contextlib.suppress(FileNotFoundError):
-        compose.project.lock_file.unlink()
+    unpin(compose)
     try:
         status = up(fresh, timeout=timeout, executors=executors, is_upgrade=True, reporter=reporter)
     except RfctlError as error:
@@ -81,14 +80,15 @@ def upgrade(
 
 
 def pin(compose: Compose) -> dict[str, str]:
-    """Hold every image by the digest that the registry names now; from then on `up` uses exactly those.
+    """Hold every image by the digest that the registry names now; from then on `up` uses exactly those, for
+    executors RAGFlow's.
 
     Returns image by service. Raises RfctlError (`stack.image-offline`, `stack.image-missing`, ...).
     """
     try:
         text = _unlocked(compose).ask("config", "--lock-image-digests", timeout=300)
     except RfctlError as error:
-        if error.id == "stack.no-compose":
+        if error.id == "stack.old-compose":
             raise RfctlError("stack.pin-compose", detail=error.params.get("detail", "-")) from error
         raise
     document = yaml.safe_load(text) or {}
@@ -100,21 +100,17 @@ def pin(compose: Compose) -> dict[str, str]:
     if not images:
         raise RfctlError("stack.pin-nothing")
     try:
-        write_lock(compose.project, images)
+        return write_lock(compose.project, images)
     except OSError as error:
         raise RfctlError("stack.unwritable", path=compose.project.lock_file, detail=str(error)) from error
-    return images
 
 
 def unpin(compose: Compose) -> bool:
-    """Forget the lock file. False when there was none. Raises RfctlError `stack.unwritable`."""
+    """Forget what is held. False when nothing was. Raises RfctlError `stack.unwritable`."""
     try:
-        compose.project.lock_file.unlink()
-    except FileNotFoundError:
-        return False
+        return remove_lock(compose.project)
     except OSError as error:
         raise RfctlError("stack.unwritable", path=compose.project.lock_file, detail=str(error)) from error
-    return True
 
 
 def _unlocked(compose: Compose) -> Compose:
