@@ -113,6 +113,31 @@ def test_the_texts_name_only_checks_that_exist() -> None:
             assert ".".join(parts[:3]) in known, id
 
 
+PLATFORM_FIXES = [id for id in entries("en") if id.startswith("doctor.on-")]
+
+
+@pytest.mark.parametrize("id", PLATFORM_FIXES)
+def test_a_fix_of_a_platform_belongs_to_a_text(id: str) -> None:
+    _, platform, rest = id.split(".", 2)
+    assert platform in ("on-windows", "on-wsl")
+    assert entries("en")[f"doctor.{rest}"]["next"] != entries("en")[id]["message"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "fix"),
+    [
+        ("linux", ""),
+        ("wsl", "doctor.on-wsl.docker.engine.denied"),
+        ("windows", "doctor.on-windows.docker.engine.denied"),
+    ],
+)
+def test_the_fix_is_the_one_of_the_platform(platform: str, fix: str) -> None:
+    denied = {"state": "done", "code": 1, "out": "", "err": "permission denied while trying to connect"}
+    evidence = Evidence({"platform": platform, "docker.version": denied, "docker.path": "/usr/bin/docker"})
+    finding = examine(evidence, ["docker.engine"])[0]
+    assert (finding.verdict, finding.fix) == (Verdict.FAIL, fix)
+
+
 @given(st.text(string.printable + "名称版本", max_size=200).filter(lambda text: text.isprintable()))
 def test_console_text_survives_utf16(text: str) -> None:
     line = text + "\r\n"

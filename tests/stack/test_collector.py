@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from rfctl.stack import collector_http
 from rfctl.stack.check import examine
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.collector_http import collect_ollama, collect_ragflow
@@ -24,6 +25,9 @@ ANSWERS: dict[str, object] = {
     "/api/tags": {"models": [{"name": "q:latest"}, {"name": "nomic-embed-text:latest"}]},
     "/api/ps": {"models": []},
     "/api/show": {"template": "{{ .Prompt }}", "capabilities": ["completion"]},
+    "/api/chat": {"message": {"role": "assistant", "content": "1"}, "done": True},
+    "/api/embed": {"embeddings": [[0.1, 0.2, 0.3]]},
+    "/api/v1/auth/login": {"code": 0, "data": {"access_token": "of-a-session"}},
     "/api/v1/system/healthz": {
         "db": "ok",
         "redis": "nok",
@@ -37,15 +41,17 @@ ANSWERS: dict[str, object] = {
         "code": 0,
         "data": {"docs": [{"name": "a.pdf", "run": "FAIL", "update_time": 0}]},
     },
-    "/api/v1/chats": {"code": 0, "data": []},
+    "/api/v1/chats": {"code": 0, "data": [{"id": "c1", "dataset_ids": [], "prompt": "You are"}]},
 }
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     keys: list[str] = []
+    asked: list[str] = []
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        self.asked.append(path)
         self.keys.append(self.headers.get("Authorization", ""))
         body = b"pong" if path.endswith("/ping") else json.dumps(ANSWERS.get(path)).encode()
         self.send_response(200 if path.endswith("/ping") or path in ANSWERS else 404)
@@ -100,12 +106,55 @@ def test_from_servers_to_findings(server: str, tmp_path: Path) -> None:
         "rag.health": "fail",
         "rag.api-key": "ok",
         "rag.version": "ok",
+        "rag.default-admin": "fail",
         "kb.embed-match": "fail",
         "kb.stuck": "warn",
         "host.clock": "ok",
     }
     assert {id: verdicts[id] for id in wanted} == wanted
-    assert "ragflow-secret" not in json.dumps(evidence.values)
+    assert found["model.embed"].params["dimension"] == 3
+    text = json.dumps(evidence.values)
+    assert "ragflow-secret" not in text
+    # Neither the session of the login nor what people wrote into RAGFlow is kept.
+    assert "of-a-session" not in text
+    assert "You are" not in text
+
+
+def test_only_loaded_models_are_called_unless_somebody_asks(server: str) -> None:
+    Handler.asked.clear()
+    values = collect_ollama(server)
+    assert "ollama.chat" not in values
+    assert not {"/api/chat", "/api/embed"} & set(Handler.asked)
+    values = collect_ollama(server, patience=9)
+    assert (values["ollama.chat-model"], values["ollama.embed-dimension"]) == ("q:latest", 3)
+    ANSWERS["/api/ps"] = {"models": [{"name": "nomic-embed-text:latest", "size": 1}]}
+    try:
+        values = collect_ollama(server)
+    finally:
+        ANSWERS["/api/ps"] = {"models": []}
+    assert values["ollama.embed-model"] == "nomic-embed-text:latest"
+    assert "ollama.chat" not in values
+
+
+def test_an_address_of_this_machine_is_local(server: str) -> None:
+    values = collect_ollama(server.replace("127.0.0.1", "127.0.0.2"))
+    assert values["ollama.is-local"]
+    # A number of the documentation (RFC 5737), which nobody has.
+    assert not collector_http._is_own_address("http://192.0.2.1:11434")
+    assert not collector_http._is_own_address("http://model.example:11434")
+
+
+def test_the_proxy_that_docker_gives_to_containers_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"proxies": {"default": {"httpProxy": "http://u:pw123@p:1", "noProxy": "localhost"}}}', "utf-8"
+    )
+    environment = {"PATH": str(tmp_path), "DOCKER_CONFIG": str(tmp_path)}
+    where = Target(Project(tmp_path / "stack"), tmp_path / "engine", environment)
+    evidence = collect(where, frozenset({"net"}))
+    assert "pw123" not in json.dumps(evidence.values)
+    finding = examine(evidence, ["net.proxy"])[0]
+    assert finding.text == "doctor.net.proxy.containers"
+    assert finding.params == {"found": "httpProxy", "missing": "host.docker.internal"}
 
 
 def test_the_key_goes_to_ragflow_only(server: str) -> None:

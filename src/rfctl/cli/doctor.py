@@ -13,6 +13,7 @@ from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.consent import confirm
 from rfctl.cli.output import to_json
+from rfctl.cli.stack_context import stack_overrides, stack_project
 from rfctl.core.catalog import render
 from rfctl.core.credential import find_ragflow_key
 from rfctl.core.error import RfctlError, VerdictError
@@ -22,7 +23,6 @@ from rfctl.stack.check import Finding, Verdict, checks, examine, require_known
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.evidence import Evidence, write_report
 from rfctl.stack.fix import possible, repair
-from rfctl.stack.project import Project
 
 # The services' own names for the groups that are about them.
 _GROUPS = {"ragflow": "rag"}
@@ -82,7 +82,7 @@ def _target(app: App, wanted: Sequence[str]) -> Target:
     profile = app.settings.endpoints()
     folders = app.directories
     key = ""
-    project = Project(folders.data / "stack")
+    project = stack_project(app)
     url = profile.ragflow_url
     try:
         from rfctl.stack.lifecycle import api_url
@@ -105,7 +105,9 @@ def _target(app: App, wanted: Sequence[str]) -> Target:
         use_kernel(cache=folders.cache, build=False)  # a look, not a reason to compile
     # Somebody who uses the embedded engine alone has no use for Docker, unless they ask about it.
     uses_docker = bool(wanted or url or project.is_initialised or adopted_name(project))
-    return Target(project, folders.engine, dict(os.environ), ollama_url, url, key, uses_docker)
+    return Target(
+        project, folders.engine, dict(os.environ), ollama_url, url, key, uses_docker, stack_overrides()
+    )
 
 
 def _look(app: App, target: Target, wanted: Sequence[str]) -> tuple[Evidence, list[Finding]]:
@@ -127,7 +129,7 @@ def _document(app: App, finding: Finding) -> dict[str, object]:
         "message": text.message,
         "message_en": render(finding.text, "en", finding.params).message,
         "why": text.why if bad else "",
-        "next": text.next if bad else "",
+        "next": (_fix(app, finding) or text.next) if bad else "",
         "fixable": finding.fixable,
         "evidence": finding.params,
     }
@@ -145,5 +147,10 @@ def _print(app: App, findings: Sequence[Finding], show_all: bool) -> None:
         if finding.verdict in (Verdict.WARN, Verdict.FAIL):
             if text.why:
                 out.line(f"  {out.text('cli.why')}: {text.why}")
-            if text.next:
-                out.line(f"  {out.text('cli.next')}: {text.next}")
+            if way := _fix(app, finding) or text.next:
+                out.line(f"  {out.text('cli.next')}: {way}")
+
+
+def _fix(app: App, finding: Finding) -> str:
+    """What helps on this platform in particular, "" where the same helps everywhere."""
+    return render(finding.fix, app.language, finding.params).message if finding.fix else ""

@@ -17,15 +17,18 @@ def stack_project(app: App) -> Project:
     return Project(app.directories.data / "stack")
 
 
+def stack_overrides() -> tuple[str, ...]:
+    """Further compose files of one's own, such as a mirror of images; tests put their stub images here."""
+    override = os.environ.get("RFCTL_STACK_OVERRIDE", "")
+    return tuple(str(Path(part).absolute()) for part in override.split(os.pathsep) if part)
+
+
 def stack_compose(app: App, extra: tuple[str, ...] = ()) -> Compose:
     """The command line of the own stack. Raises RefusedError where a foreign RAGFlow was adopted instead."""
-    # Further compose files of one's own, such as a mirror of images; the tests put their stub images here.
-    override = os.environ.get("RFCTL_STACK_OVERRIDE", "")
-    overrides = tuple(str(Path(part).absolute()) for part in override.split(os.pathsep) if part)
     project = stack_project(app)
     if (name := adopted_name(project)) and not project.is_initialised:
         raise RefusedError("stack.adopted-only", name=name)
-    return Compose(project, dict(os.environ), extra, overrides)
+    return Compose(project, dict(os.environ), extra, stack_overrides())
 
 
 def print_services(app: App, found: Status) -> None:

@@ -1,7 +1,8 @@
 """The checks of `rfctl doctor`: a registry of pure functions from evidence to a verdict.
 
 The words of a check are the catalog entry `doctor.<id>` (or `doctor.<id>.<variant>`): its message says what
-was found and fits every verdict, `why` says what follows from a bad one, `next` is the fix.
+was found and fits every verdict, `why` says what follows from a bad one, `next` is the fix. Where another one
+helps on a platform, it is the message of `doctor.on-windows.<id>` or `doctor.on-wsl.<id>`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from rfctl.core.catalog import entries
 from rfctl.core.error import UsageError
 from rfctl.stack.evidence import Evidence, MissingEvidenceError
 
@@ -40,7 +42,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check. text: catalog id of its words, filled with `params`."""
+    """The outcome of one check. text: catalog id of its words, filled with `params`; fix: catalog id of what
+    helps on this platform, "" where the `next` of `text` holds."""
 
     id: str
     group: str
@@ -48,6 +51,7 @@ class Finding:
     text: str
     params: Mapping[str, object]
     fixable: bool = False
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,9 +180,17 @@ def _find(entry: Check, evidence: Evidence, table: Mapping[str, Check], done: di
             result = Result(Verdict.WARN, result.params, result.variant, result.text)
     text = result.text or ".".join(part for part in ("doctor", entry.id, result.variant) if part)
     bad = result.verdict in (Verdict.WARN, Verdict.FAIL)
-    finding = Finding(entry.id, entry.group, result.verdict, text, result.params, entry.fixable and bad)
+    fix = _platform_fix(text, evidence) if bad else ""
+    finding = Finding(entry.id, entry.group, result.verdict, text, result.params, entry.fixable and bad, fix)
     done[entry.id] = finding
     return finding
+
+
+def _platform_fix(text: str, evidence: Evidence) -> str:
+    """`doctor.on-<platform>.<rest of text>` where the catalog has it."""
+    platform = evidence.text("platform") if evidence.has("platform") else ""
+    id = f"doctor.on-{platform}.{text.removeprefix('doctor.')}"
+    return id if id in entries("en") else ""
 
 
 def _apply(entry: Check, evidence: Evidence) -> Result:

@@ -37,6 +37,16 @@ def info(evidence: Evidence) -> dict[str, Any]:
     return document
 
 
+def has_own_engine(evidence: Evidence) -> bool:
+    """Whether the engine runs on this system itself, not in Docker Desktop's machine.
+
+    When no engine answers: Desktop's client is a link into its own folder.
+    """
+    if evidence.has("docker.info") and evidence.command("docker.info").out.strip():
+        return "Desktop" not in str(info(evidence).get("OperatingSystem", ""))
+    return not (evidence.has("docker.real-path") and "docker-desktop" in evidence.text("docker.real-path"))
+
+
 @check("docker.cli")
 def cli(evidence: Evidence) -> Result:
     found = evidence.command("docker.version")

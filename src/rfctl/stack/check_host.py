@@ -10,6 +10,8 @@ from rfctl.stack.evidence import Evidence
 MIN_MAP_COUNT = 262144
 GB = 1000**3
 MIN_MEMORY, SMALL_MEMORY = 15.5 * GB, 10.5 * GB
+# For the system beside the containers.
+SPARE_MEMORY = 1 * GB
 MIN_DISK, WARN_DISK = 10 * GB, 50 * GB
 MAX_SKEW_SECONDS = 60
 
@@ -29,8 +31,16 @@ def avx2(evidence: Evidence) -> Result:
 
 @check("host.ram", fixable=True)
 def ram(evidence: Evidence) -> Result:
+    """With a stack: against the memory limits of its services. Without one: against RAGFlow's requirement."""
     total = evidence.number("host.memory")
     found = f"{total / GB:.1f} GB"
+    if limits := evidence.fact("stack.memory") if evidence.has("stack.memory") else 0:
+        wanted = f"{limits / GB:.1f} GB"
+        is_small = evidence.fact("stack.env").get("RFCTL_SIZE") == "small"
+        variant = "small" if is_small else "stack"
+        if total >= limits + SPARE_MEMORY:
+            return ok(variant, found=found, wanted=wanted)
+        return (warn if total >= limits else fail)(variant, found=found, wanted=wanted)
     if total >= MIN_MEMORY:
         return ok(found=found)
     return (warn if total >= SMALL_MEMORY else fail)(found=found)
@@ -46,12 +56,19 @@ def disk(evidence: Evidence) -> Result:
 
 @check("host.max-map-count", fixable=True)
 def max_map_count(evidence: Evidence) -> Result:
-    if evidence.text("platform") in ("windows", "darwin"):
-        return skip("not-linux")
+    platform = evidence.text("platform")
     if evidence.has("stack.env") and evidence.fact("stack.env").get("DOC_ENGINE", "") == "infinity":
         return skip("no-elasticsearch")
-    found = evidence.number("host.max-map-count")
-    variant = "wsl" if evidence.text("platform") == "wsl" else ""
+    if platform == "darwin":
+        return skip("not-linux")
+    if platform == "windows":
+        # The kernel is the one of Docker Desktop's machine: a container of the stack tells.
+        if not evidence.has("container.max-map-count"):
+            return skip("no-container")
+        found = int(evidence.command("container.max-map-count").out)
+    else:
+        found = evidence.number("host.max-map-count")
+    variant = "wsl" if platform in ("wsl", "windows") else ""
     return judge(found >= MIN_MAP_COUNT, variant=variant, found=found, wanted=MIN_MAP_COUNT)
 
 

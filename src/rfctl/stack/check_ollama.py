@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 from rfctl.stack.check import Result, Verdict, check, fail, judge, ok, skip, warn
-from rfctl.stack.check_docker import version_tuple
+from rfctl.stack.check_docker import has_own_engine, version_tuple
 from rfctl.stack.check_network import is_loopback_address, listeners
-from rfctl.stack.evidence import Evidence
+from rfctl.stack.evidence import Evidence, Reply
 
 MIN_VERSION = (0, 12, 0)
 MIN_CONTEXT = 8192
@@ -36,7 +37,12 @@ def up(evidence: Evidence) -> Result:
 
 
 def _addresses(evidence: Evidence) -> list[str]:
-    return [address for address, port, _ in listeners(evidence.command("net.listeners").out) if port == PORT]
+    """Where something listens on the port of the model server."""
+    url = evidence.text("ollama.url") if evidence.has("ollama.url") else ""
+    wanted = urlsplit(url).port or PORT
+    return [
+        address for address, port, _ in listeners(evidence.command("net.listeners").out) if port == wanted
+    ]
 
 
 @check("ollama.bind", after=("ollama.up",))
@@ -48,6 +54,9 @@ def bind(evidence: Evidence) -> Result:
         return skip("remote-ollama")
     if any("ollama" in name for name in evidence.fact("stack.addons")):
         return skip("ollama-in-stack")
+    if evidence.has("docker.info") and not has_own_engine(evidence):
+        # Docker Desktop has its own way to the host; net.container-to-host tells whether it leads there.
+        return skip("desktop")
     found = _addresses(evidence)
     if not found:
         return skip("no-listener")
@@ -111,10 +120,10 @@ def disk(evidence: Evidence) -> Result:
     )
 
 
-def _models(evidence: Evidence, capability: str) -> list[str]:
-    """Names of models that can do `capability`; servers that do not tell count by the name alone."""
+def models_with(tags: Any, capability: str) -> list[str]:
+    """Names in an answer of `/api/tags`; where a server does not tell what a model can do, its name does."""
     names = []
-    for model in evidence.reply("ollama.tags").json()["models"] or []:
+    for model in (tags.get("models") if isinstance(tags, dict) else None) or []:
         able = model.get("capabilities")
         if able is None:
             able = [
@@ -125,10 +134,8 @@ def _models(evidence: Evidence, capability: str) -> list[str]:
     return names
 
 
-def _call(evidence: Evidence, name: str) -> Result | None:
-    if not evidence.has(name):
-        return None
-    found = evidence.reply(name)
+def _fault(found: Reply) -> Result | None:
+    """What a test call said against the model."""
     if found.status == 200:
         return None
     detail = found.error
@@ -142,29 +149,42 @@ def _call(evidence: Evidence, name: str) -> Result | None:
 
 @check("model.chat", after=("ollama.up",))
 def chat(evidence: Evidence) -> Result:
-    names = _models(evidence, "completion")
+    names = models_with(evidence.reply("ollama.tags").json(), "completion")
     if not names:
         return fail()
-    return _call(evidence, "ollama.chat") or ok("found", found=", ".join(names[:5]))
+    found = ", ".join(names[:5])
+    if not evidence.has("ollama.chat"):
+        return ok("found", found=found)
+    return _fault(evidence.reply("ollama.chat")) or ok(
+        "called", found=found, name=evidence.text("ollama.chat-model")
+    )
 
 
 @check("model.embed", after=("ollama.up",))
 def embed(evidence: Evidence) -> Result:
-    names = _models(evidence, "embedding")
+    names = models_with(evidence.reply("ollama.tags").json(), "embedding")
     if not names:
         return warn()
-    if bad := _call(evidence, "ollama.embed"):
+    found = ", ".join(names[:5])
+    if not evidence.has("ollama.embed"):
+        return ok("found", found=found)
+    if bad := _fault(evidence.reply("ollama.embed")):
         return bad
-    return ok("found", found=", ".join(names[:5]))
+    name, dimension = evidence.text("ollama.embed-model"), evidence.number("ollama.embed-dimension")
+    return judge(dimension > 0, variant="called", found=found, name=name, dimension=dimension)
 
 
 @check("model.template", after=("model.chat",))
 def template(evidence: Evidence) -> Result:
-    """{"model": {"template": text, "parameters": text}} of `/api/show`."""
-    bare = []
+    """{"model": {"template": text, "stops": whether anything ends an answer, None when nobody tells}}."""
+    bare, endless = [], []
     for name, entry in evidence.fact("ollama.shown").items():
         # Ollama's stand-in for a model without a template.
         text = "".join(str(entry.get("template", "")).split())
         if text in ("", "{{.Prompt}}"):
             bare.append(name)
+        elif entry.get("stops") is False:
+            endless.append(name)
+    if endless and not bare:
+        return warn("endless", found=", ".join(endless))
     return judge(not bare, otherwise=Verdict.WARN, found=", ".join(bare) or "-")

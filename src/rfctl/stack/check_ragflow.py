@@ -62,8 +62,10 @@ def default_admin(evidence: Evidence) -> Result:
     if not evidence.has("ragflow.default-login"):
         return skip("no-login-try")
     found = evidence.reply("ragflow.default-login")
-    logged_in = found.status == 200 and found.json().get("code") == 0
-    return fail("open") if logged_in else ok()
+    code = found.json().get("code") if found.status else None
+    if code is None:
+        return unknown(f"login: {found.error or found.status}")
+    return fail("open") if code == 0 else ok()
 
 
 @check("rag.api-key", after=("rag.reachable",))
@@ -86,7 +88,8 @@ def combination(evidence: Evidence) -> Result:
     parts = [f"RAGFlow {server}"]
     language = evidence.reply("ragflow.language")
     if language.status == 200:
-        parts[0] += f" ({language.json()['data']['language']})"
+        named = (language.json().get("data") or {}).get("language")
+        parts[0] += f" ({named})" if named else ""
     providers = evidence.reply("ragflow.providers").status
     if providers in (200, 401):
         parts.append("/api/v1/providers")

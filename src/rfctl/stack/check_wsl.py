@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import configparser
-import json
-import re
+from urllib.parse import urlsplit
 
-from rfctl.stack.check import Result, Verdict, check, fail, judge, ok, skip, unknown, warn
-from rfctl.stack.check_docker import version_tuple
+from rfctl.stack.check import Result, Verdict, check, fail, judge, skip, unknown, warn
+from rfctl.stack.check_docker import has_own_engine, version_tuple
+from rfctl.stack.check_network import listeners
 from rfctl.stack.evidence import Evidence
+from rfctl.stack.windows import MIN_STORE, is_wslc, read_distributions
 
-MIN_STORE = (2, 0, 0)
 MIN_MEMORY = 10.5 * 1000**3
+OLLAMA_PORT = 11434
 
 
 def _is_wsl(evidence: Evidence) -> bool:
@@ -28,14 +29,6 @@ def wsl_config(text: str) -> configparser.ConfigParser:
     return parser
 
 
-def has_own_engine(evidence: Evidence) -> bool:
-    """Whether the engine runs in this distribution (not Docker Desktop); without an engine: as planned."""
-    found = evidence.command("docker.info")
-    if not found.out.strip():
-        return True
-    return "Desktop" not in str(json.loads(found.out).get("OperatingSystem", ""))
-
-
 @check("wsl.version")
 def version(evidence: Evidence) -> Result:
     if evidence.text("platform") not in ("wsl", "windows"):
@@ -43,11 +36,11 @@ def version(evidence: Evidence) -> Result:
     listed = evidence.command("wsl.list")
     if listed.state == "missing":
         return fail("missing")
-    # The heading is translated by Windows; a row is [*] name state version.
-    rows = [re.match(r"^[*\s]\s*(\S+)\s+.*\s([12])\s*$", line) for line in listed.out.splitlines()]
-    old = [match.group(1) for match in rows if match and match.group(2) == "1"]
-    if old:
-        return fail("one", found=", ".join(old))
+    # Only the distribution that is used: what else somebody keeps in WSL 1 is in nobody's way.
+    own = evidence.text("wsl.distribution") if evidence.has("wsl.distribution") else ""
+    for one in read_distributions(listed):
+        if one.generation == 1 and (one.name == own if own else one.is_default):
+            return fail("one", found=one.name)
     stated = evidence.command("wsl.version")
     if not stated.is_ok:
         return warn("inbox")
@@ -93,8 +86,20 @@ def mirrored(evidence: Evidence) -> Result:
     if not found.is_ok:
         return unknown("wslinfo --networking-mode")
     mode = found.out.strip()
-    broken = mode == "mirrored" and has_own_engine(evidence) and not evidence.fact("ollama.is-local")
+    broken = mode == "mirrored" and has_own_engine(evidence) and _is_on_windows(evidence)
     return judge(not broken, found=mode)
+
+
+def _is_on_windows(evidence: Evidence) -> bool:
+    """Whether Ollama is outside this distribution. In mirrored mode Windows' own answers on 127.0.0.1 too,
+    but no program of the distribution listens there."""
+    if not evidence.fact("ollama.is-local"):
+        return True
+    answers = evidence.has("ollama.version") and evidence.reply("ollama.version").status == 200
+    if not answers or not evidence.has("net.listeners"):
+        return False
+    port = urlsplit(evidence.text("ollama.url")).port or OLLAMA_PORT
+    return all(one != port for _, one, _ in listeners(evidence.command("net.listeners").out))
 
 
 @check("wsl.placement")
@@ -110,6 +115,6 @@ def wslc(evidence: Evidence) -> Result:
     if evidence.text("platform") not in ("wsl", "windows"):
         return skip("not-wsl")
     found = evidence.text("docker.path")
-    if "wslc" in found.lower():
-        return fail(found=found)
-    return ok(found=found)
+    # A person calls it by another name: a link is followed before its name is told.
+    real = evidence.text("docker.real-path") if evidence.has("docker.real-path") else found
+    return judge(not is_wslc(found) and not is_wslc(real), found=real)

@@ -21,17 +21,22 @@ from typing import Any
 from rfctl.core.error import RfctlError
 from rfctl.stack.adopt import read_adopted
 from rfctl.stack.check import UNNEEDED
-from rfctl.stack.child import Capture, run
+from rfctl.stack.child import run
 from rfctl.stack.collector_docker import collect_docker
-from rfctl.stack.collector_http import collect_ollama, collect_ragflow
+from rfctl.stack.collector_http import DEFAULT_OLLAMA, collect_ollama, collect_ragflow
+from rfctl.stack.collector_windows import collect_windows
+from rfctl.stack.compose import Compose
 from rfctl.stack.evidence import Evidence, plain
+from rfctl.stack.ollama_address import local_url
 from rfctl.stack.project import Project, public_values, secret_faults
 
 TOTAL_SECONDS = 4.5
 COMMAND_SECONDS = 3.0
+# For a model that has to be loaded, where somebody asks about models.
+CALL_SECONDS = 60.0
 _LLAMA = "import xllamacpp; print(getattr(xllamacpp, '__version__', 'xllamacpp'))"
 _GROUP_OF_COLLECTOR: Mapping[str, frozenset[str]] = {
-    "docker": frozenset({"docker", "wsl", "net", "rag", "kb"}),
+    "docker": frozenset({"host", "docker", "wsl", "net", "rag", "kb"}),
     "windows": frozenset({"wsl", "net"}),
     "engine": frozenset({"engine"}),
     "ollama": frozenset({"ollama", "model", "kb", "net", "wsl"}),
@@ -43,7 +48,8 @@ _GROUP_OF_COLLECTOR: Mapping[str, frozenset[str]] = {
 class Target:
     """What to look at. ollama_url, ragflow_url: "" for the defaults of this machine (and the stack's own);
     api_key: of RAGFlow, "" when there is none; engine: folder of the embedded engine; uses_docker: False
-    where the embedded engine serves everything, then Docker is not looked at."""
+    where the embedded engine serves everything, then Docker is not looked at; overrides: further compose
+    files."""
 
     project: Project
     engine: Path
@@ -52,21 +58,30 @@ class Target:
     ragflow_url: str = ""
     api_key: str = ""
     uses_docker: bool = True
+    overrides: tuple[str, ...] = ()
 
 
 def collect(target: Target, groups: frozenset[str] = frozenset()) -> Evidence:
-    """Evidence for all checks, or for `groups`; ends after five seconds with what there is by then."""
+    """Evidence for all checks, or for `groups`; ends after five seconds with what there is by then.
+
+    Who names the group "model" waits until a model of each kind was loaded and called.
+    """
     values: dict[str, Any] = collect_host(target)
     if not target.uses_docker:
         values[UNNEEDED] = True
+    known = dict(values)
+    patience = CALL_SECONDS if "model" in groups else 0.0
+    ollama_url = target.ollama_url or local_url(known["stack.env"])
+    ragflow_url = target.ragflow_url or _stack_url(known)
+    compose = Compose(target.project, target.environment, overrides=target.overrides)
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
-        "docker": lambda: collect_docker(target.project, target.environment, dict(values)),
-        "windows": lambda: collect_windows(target.environment, values["platform"]),
-        "engine": lambda: collect_engine(target.engine, target.environment),
-        "ollama": lambda: collect_ollama(target.ollama_url),
-        "ragflow": lambda: collect_ragflow(
-            target.ragflow_url or _stack_url(values), target.api_key, _stack_web(values)
+        "docker": lambda: collect_docker(
+            compose, known, ollama_url=ollama_url or DEFAULT_OLLAMA, ragflow_url=ragflow_url
         ),
+        "windows": lambda: collect_windows(target.environment, known["platform"]),
+        "engine": lambda: collect_engine(target.engine, target.environment),
+        "ollama": lambda: collect_ollama(ollama_url, patience=patience),
+        "ragflow": lambda: collect_ragflow(ragflow_url, target.api_key, _stack_web(known)),
     }
     pool = ThreadPoolExecutor(len(jobs))
     wanted = [
@@ -75,7 +90,7 @@ def collect(target: Target, groups: frozenset[str] = frozenset()) -> Evidence:
         if (not groups or groups & _GROUP_OF_COLLECTOR[name]) and (target.uses_docker or name != "docker")
     ]
     futures = [pool.submit(job) for job in wanted]
-    done, _ = wait(futures, timeout=TOTAL_SECONDS)
+    done, _ = wait(futures, timeout=TOTAL_SECONDS + 2 * patience)
     for future in done:
         values |= future.result()
     pool.shutdown(wait=False, cancel_futures=True)
@@ -109,10 +124,10 @@ def collect_host(target: Target) -> dict[str, Any]:
     with contextlib.suppress(OSError):
         if models.is_dir():
             values["ollama.disk"] = {"path": str(models), "free": shutil.disk_usage(models).free}
-    if shutil.which("ss", path=target.environment.get("PATH")):
-        values["net.listeners"] = run(
-            ["ss", "-Hltnp"], timeout=COMMAND_SECONDS, environment=target.environment
-        )
+    lister = ["netstat.exe", "-ano", "-p", "TCP"] if sys.platform == "win32" else ["ss", "-Hltnp"]
+    listed = run(lister, timeout=COMMAND_SECONDS, environment=target.environment)
+    if listed.state != "missing":
+        values["net.listeners"] = listed
     values |= _stack(target.project)
     return values
 
@@ -136,9 +151,9 @@ def _stack(project: Project) -> dict[str, Any]:
         "stack.addons": [],
         "stack.ports": {},
         "stack.project": "rfctl",
-        "stack.images": [],
     }
     if not project.is_initialised:
+        values["stack.images"] = []
         if adopted := read_adopted(project):
             values |= {"stack.adopted": adopted, "stack.project": adopted.get("project", "")}
         return values
@@ -247,47 +262,6 @@ def _missing_blobs(models: Path) -> list[str]:
         if any(not store.has_blob(layer.digest) for layer in layers):
             missing.append(str(model.name))
     return missing
-
-
-def collect_windows(environment: Mapping[str, str], name: str) -> dict[str, Any]:
-    """What only Windows knows, asked from Windows or from inside WSL."""
-    if name not in ("wsl", "windows"):
-        return {}
-    child = {**environment, "WSL_UTF8": "1"}
-    values: dict[str, Any] = {
-        "wsl.list": run(["wsl.exe", "-l", "-v"], timeout=COMMAND_SECONDS, environment=child),
-        "wsl.version": run(["wsl.exe", "--version"], timeout=COMMAND_SECONDS, environment=child),
-        "windows.excluded-ports": run(
-            ["netsh.exe", "interface", "ipv4", "show", "excludedportrange", "protocol=tcp"],
-            timeout=COMMAND_SECONDS,
-            environment=child,
-        ),
-    }
-    if name == "wsl":
-        values["wsl.networking"] = run(["wslinfo", "--networking-mode"], timeout=1, environment=child)
-        values["wsl.config"] = _windows_file(child)
-        with contextlib.suppress(OSError):
-            values["wsl.init"] = Path("/proc/1/comm").read_text("ascii")
-        values["wsl.mounts"] = {str(path): _mount_kind(path) for path in (Path.cwd(), Path.home())}
-    return values
-
-
-def _windows_file(environment: Mapping[str, str]) -> str:
-    home: Capture = run(["cmd.exe", "/c", "echo %USERPROFILE%"], timeout=2, environment=environment)
-    place = run(["wslpath", "-u", home.out.strip()], timeout=1, environment=environment)
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return (Path(place.out.strip()) / ".wslconfig").read_text("utf-8")
-    return ""
-
-
-def _mount_kind(path: Path) -> str:
-    best = ("", "")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/mounts").read_text("utf-8", errors="replace").splitlines():
-            _, point, kind, *_rest = line.split(" ")
-            if path.is_relative_to(point) and len(point) >= len(best[0]):
-                best = (point, kind)
-    return best[1]
 
 
 def _cpu_flags() -> list[str]:

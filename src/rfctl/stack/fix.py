@@ -128,6 +128,7 @@ _ACTIONS: Mapping[str, Callable[[Finding, Project, Path], str]] = {
     "doctor.host.max-map-count": _raise_map_count,
     "doctor.host.avx2.missing": _use_elasticsearch,
     "doctor.host.ram": _use_small_limits,
+    "doctor.host.ram.stack": _use_small_limits,
     "doctor.rag.secrets.mode": _restrict_env,
     "doctor.engine.store.open": _restrict_folder,
     "doctor.net.ports": _move_ports,

@@ -13,26 +13,14 @@ from typing import Any
 
 from rfctl.core.error import UsageError
 from rfctl.stack.check_docker import version_tuple
-from rfctl.stack.check_wsl import MIN_STORE
 from rfctl.stack.child import Capture
 from rfctl.stack.evidence import Evidence
+from rfctl.stack.windows import MIN_STORE, Distribution, read_distributions, read_excluded
 
 DESKTOP, DISTRO, WINDOWS = "desktop", "distro", "windows"
 # Distributions that belong to a program and are nobody's home.
 _INTERNAL = ("docker-desktop", "rancher-desktop", "podman-machine")
-_ROW = re.compile(r"^(?P<mark>[*\s])\s*(?P<name>[\w.][\w.-]*)\s+(?P<state>.*\S)\s+(?P<generation>[12])\s*$")
-# Rows with a star were reserved by an administrator for programs that ask for the port itself.
-_RANGE = re.compile(r"^\s*(\d+)\s+(\d+)\s*$", re.MULTILINE)
 _PROXY = re.compile(r"^\s*(\S+)\s+(\d+)\s+(\S+)\s+(\d+)\s*$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A row of `wsl.exe -l -v`. generation: 1 or 2."""
-
-    name: str
-    generation: int
-    is_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +93,7 @@ def read_machine(evidence: Evidence) -> Machine:
         has_rule=bool(facts.get("rule")),
         has_lan_rule=bool(facts.get("lan_rule")),
         has_autostart=bool(facts.get("autostart")),
-        excluded=tuple(
-            (int(low), int(high)) for low, high in _RANGE.findall(_capture(evidence, "netsh.excluded").out)
-        ),
+        excluded=read_excluded(_capture(evidence, "netsh.excluded").out),
         proxied={
             int(port): target
             for _, port, target, _ in _PROXY.findall(_capture(evidence, "netsh.portproxy").out)
@@ -116,14 +102,6 @@ def read_machine(evidence: Evidence) -> Machine:
         conf=_capture(evidence, "distro.conf").out,
         address=(_capture(evidence, "distro.address").out.split() or [""])[0],
     )
-
-
-def read_distributions(listed: Capture) -> tuple[Distribution, ...]:
-    """The rows of `wsl.exe -l -v`; its heading and the states are translated by Windows."""
-    if not listed.is_ok:
-        return ()
-    rows = [match for line in listed.out.splitlines() if (match := _ROW.match(line))]
-    return tuple(Distribution(row["name"], int(row["generation"]), row["mark"] == "*") for row in rows)
 
 
 def _wsl_state(evidence: Evidence) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rfctl.stack.wsl import DESKTOP, DISTRO, WINDOWS, Distribution, Machine
+from rfctl.stack.windows import Distribution
+from rfctl.stack.wsl import DESKTOP, DISTRO, WINDOWS, Machine
 from rfctl.stack.wsl_capture import Folders, join, powershell
 from rfctl.stack.wsl_config import CONF, difference, merge, wanted
 

@@ -1,0 +1,54 @@
+"""Evidence that only Windows has, asked from Windows or from inside WSL."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rfctl.stack.child import Capture, run
+
+SECONDS = 3.0
+
+
+def collect_windows(environment: Mapping[str, str], name: str) -> dict[str, Any]:
+    """What only Windows knows, asked from Windows or from inside WSL."""
+    if name not in ("wsl", "windows"):
+        return {}
+    child = {**environment, "WSL_UTF8": "1"}
+    values: dict[str, Any] = {
+        "wsl.list": run(["wsl.exe", "-l", "-v"], timeout=SECONDS, environment=child),
+        "wsl.version": run(["wsl.exe", "--version"], timeout=SECONDS, environment=child),
+        "windows.excluded-ports": run(
+            ["netsh.exe", "interface", "ipv4", "show", "excludedportrange", "protocol=tcp"],
+            timeout=SECONDS,
+            environment=child,
+        ),
+    }
+    if name == "wsl":
+        values["wsl.distribution"] = environment.get("WSL_DISTRO_NAME", "")
+        values["wsl.networking"] = run(["wslinfo", "--networking-mode"], timeout=1, environment=child)
+        values["wsl.config"] = _windows_file(child)
+        with contextlib.suppress(OSError):
+            values["wsl.init"] = Path("/proc/1/comm").read_text("ascii")
+        values["wsl.mounts"] = {str(path): _mount_kind(path) for path in (Path.cwd(), Path.home())}
+    return values
+
+
+def _windows_file(environment: Mapping[str, str]) -> str:
+    home: Capture = run(["cmd.exe", "/c", "echo %USERPROFILE%"], timeout=2, environment=environment)
+    place = run(["wslpath", "-u", home.out.strip()], timeout=1, environment=environment)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (Path(place.out.strip()) / ".wslconfig").read_text("utf-8")
+    return ""
+
+
+def _mount_kind(path: Path) -> str:
+    best = ("", "")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/mounts").read_text("utf-8", errors="replace").splitlines():
+            _, point, kind, *_rest = line.split(" ")
+            if path.is_relative_to(point) and len(point) >= len(best[0]):
+                best = (point, kind)
+    return best[1]
