@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.converter.source import MAX_CONFIG_BYTES, read_json
-from rfctl.core.error import RfctlError
+from rfctl.core.error import RfctlError, UsageError
 
 CONFIG = "adapter_config.json"
 # Settings that change what a merge gives, and that are not handled.
@@ -82,12 +82,12 @@ class AdapterConfig:
 def read_adapter_config(adapter: Path) -> AdapterConfig:
     """adapter_config.json of the directory `adapter`.
 
-    Raises RfctlError `adapter.not-found`, `adapter.config-invalid`, `adapter.type-unsupported`,
+    Raises UsageError `adapter.not-found`, RfctlError `adapter.config-invalid`, `adapter.type-unsupported`,
     `adapter.dora`, `adapter.feature-unsupported`, `model.json-malformed`.
     """
     config = read_json(adapter / CONFIG, MAX_CONFIG_BYTES)
     if config is None and not (adapter / CONFIG).is_file():
-        raise RfctlError("adapter.not-found", path=adapter)
+        raise UsageError("adapter.not-found", path=adapter)
     if not isinstance(config, dict):
         raise RfctlError("model.json-malformed", file=CONFIG, what="not an object")
     kind = config.get("peft_type")

@@ -18,13 +18,24 @@ from typing import Any
 
 from rfctl.converter.header import SourceTensor, read_header
 from rfctl.converter.hparams import inner_config
+from rfctl.converter.known_vocabulary import KnownVocabulary
 from rfctl.converter.source_pickled import ENDINGS, find_pickled, refuse_model
-from rfctl.core.error import RfctlError
+from rfctl.core.error import RfctlError, UsageError
 
 INDEX = "model.safetensors.index.json"
 MAX_TEXT_BYTES = 256 * 1024 * 1024
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
 _BINARY, _NO_WAIT = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
+
+
+@dataclass(frozen=True)
+class HeadOnly:
+    """Of tokenizer.json only the head was read; the vocabulary in the file stands in for the real one.
+
+    known   what the real one is, None where it is not known
+    """
+
+    known: KnownVocabulary | None
 
 
 @dataclass(frozen=True)
@@ -35,11 +46,13 @@ class ModelSource:
     config       config.json
     tensors      name -> header entry, in the order of the reference: files by name, names sorted inside a
                  file
+    head         set where tokenizer.json holds its head only, for a check
     """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, SourceTensor] = field(repr=False)
+    head: HeadOnly | None = None
 
     @property
     def name(self) -> str:
@@ -87,14 +100,14 @@ def open_source(path: Path) -> ModelSource:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """config.json of the directory `path`. Raises RfctlError `model.not-found`, `model.is-gguf`,
+    """config.json of the directory `path`. Raises UsageError `model.not-found`, RfctlError `model.is-gguf`,
     `model.adapter-only`, `model.config-missing` or `model.json-malformed`."""
     if path.is_file() and path.suffix.lower() in ENDINGS:
         raise refuse_model(path.parent, [path.name])
     if path.is_file() and (path.suffix.lower() == ".gguf" or path.open("rb").read(4) == b"GGUF"):
         raise RfctlError("model.is-gguf", path=path)
     if not path.is_dir():
-        raise RfctlError("model.not-found", path=path)
+        raise UsageError("model.not-found", path=path)
     config = read_json(path / "config.json", MAX_CONFIG_BYTES)
     if config is None and not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():

@@ -30,7 +30,7 @@ from rfctl.converter.plan import Plan
 from rfctl.converter.quantization.type import tensor_type
 from rfctl.converter.split import WHOLE, SplitRule, name_pieces, split_plan
 from rfctl.converter.storage import PartialFile, SourceReader
-from rfctl.core.error import RfctlError
+from rfctl.core.error import RfctlError, UsageError
 from rfctl.core.file import sync_directory
 from rfctl.core.progress import SILENT, Reporter, Stage
 
@@ -102,14 +102,14 @@ def write_plan(
     threads   workers; None: one per core, at most 16
     split     when to begin another piece; the pieces are named after `target` (`split.py`). They take their
               names together when all are complete, the first one last: without it llama.cpp loads none
-    Raises RefusedError `model.target-exists` (other bytes are there); RfctlError `model.target-folder`,
-    `model.target-full`, `model.target-unwritable`, `model.target-busy`, `model.not-finite` (names tensor and
-    row), `model.overflow`, `model.shard-truncated`, `model.kernel-missing`.
+    Raises RefusedError `model.target-exists` (other bytes are there); UsageError `model.target-folder`;
+    RfctlError `model.target-full`, `model.target-unwritable`, `model.target-busy`, `model.not-finite` (names
+    tensor and row), `model.overflow`, `model.shard-truncated`, `model.kernel-missing`.
     """
     pieces = split_plan(plan, split)
     targets = name_pieces(target, len(pieces))
     if not target.parent.is_dir():
-        raise RfctlError("model.target-folder", path=target, folder=target.parent)
+        raise UsageError("model.target-folder", path=target, folder=target.parent)
     layouts = [lay_out(piece) for piece in pieces]
     existing = find_existing(targets, layouts, overwrite=overwrite)
     needed = sum(layout.size for layout in layouts)

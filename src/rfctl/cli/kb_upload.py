@@ -53,6 +53,9 @@ def upload(
             raise UsageError("kb.name-without-stdin", name=name)
         web = fetch_all(app, words, Path(folder), allow_private=allow_private)
         selection = select_files((*files, *web.documents))
+        missing = [path for path in selection.files if not path.exists()]
+        if missing and len(missing) == len(selection.files) and not web.documents:
+            raise UsageError("upload.missing", path=missing[0], name=missing[0].name)
         note_skipped(app, selection.skipped)
         own = Path(folder).absolute()
         folders = tuple(one for one in selection.folders if not one.is_relative_to(own)) or (Path.cwd(),)

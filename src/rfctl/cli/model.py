@@ -99,7 +99,7 @@ def rm(app: App, name: str, yes: bool) -> None:
 @click.option("--modelfile", type=click.Path(path_type=Path), help="Take the settings of this Modelfile.")
 @click.option("--no-verify", is_flag=True, help="Do not check afterwards what the server serves.")
 @click.option("--via", type=click.Choice(["auto", "direct", "http"]), default="auto", show_default=True)
-@click.option("--store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--store", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--link", is_flag=True)
 @click.option("--accept-template-diff", metavar="REASON")
 @click.option("--no-provenance", is_flag=True)

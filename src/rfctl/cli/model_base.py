@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfctl.cli.app import App
-from rfctl.core.error import RfctlError
+from rfctl.core.error import RfctlError, UsageError
 
 if TYPE_CHECKING:
     from rfctl.converter.hub_reader import RepoName
@@ -19,7 +19,8 @@ def find_directories(
     """(model directory, adapter directory); what is no path here but the name of a repository is downloaded.
 
     config_only   the configuration of the base will do
-    An adapter given alone brings its base with it (`base_model_name_or_path`). Raises RfctlError `hub.*`.
+    An adapter given alone brings its base with it (`base_model_name_or_path`). Raises RfctlError `hub.*`,
+    UsageError `adapter.not-found`.
     """
     from rfctl.converter.adapter import find_base, read_revision
     from rfctl.converter.check_adapter import read_base
@@ -27,6 +28,8 @@ def find_directories(
 
     if adapter is not None:
         adapter = _find(app, adapter)
+        if not adapter.exists():
+            raise UsageError("adapter.not-found", path=adapter)
     directory = _find(app, directory, config_only=config_only)
     if adapter is None:
         base, adapter = find_base(directory)

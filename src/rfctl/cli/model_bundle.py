@@ -126,7 +126,7 @@ def verify(app: App, folder: Path) -> None:
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
 @click.option("--via", type=click.Choice(["auto", "direct", "http"]), default="auto", show_default=True)
-@click.option("--store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--store", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--no-verify", is_flag=True)
 @click.option("--yes", is_flag=True)
 def import_bundle(

@@ -28,7 +28,9 @@ EXIT_VERDICT = 5
 @click.option(
     "--for", "target", metavar="NAME@VERSION", help="ollama@0.24.0, ollama@URL or llama.cpp@b10488."
 )
-@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
+@click.option(
+    "--adapter", metavar="DIR", type=click.Path(exists=True, path_type=Path), help="LoRA adapter to merge."
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--outtype", metavar="TYPE", help="Estimate sizes for this type only.")
 @click.option("--num-ctx", type=click.IntRange(min=1), help="Context to estimate the memory for, tokens.")
@@ -91,8 +93,7 @@ def _check_repo(
     import tempfile
 
     from rfctl.cli.hub import read_hub_access
-    from rfctl.converter.check import check as run
-    from rfctl.converter.check_hub import fetch_model
+    from rfctl.converter.check_hub import check_repository
     from rfctl.converter.hub_reader import HubReader
 
     access = read_hub_access(app, str(repo))
@@ -101,20 +102,15 @@ def _check_repo(
         HubReader(repo, endpoint=access.endpoint, token=access.token) as reader,
         app.reporter().stage("check.stage-fetch", repo=str(repo)),
     ):
-        hub = fetch_model(reader, Path(folder))
-        label = f"{hub.repo}@{hub.commit[:12]}"
-        report = run(
-            hub.path,
+        return check_repository(
+            reader,
+            Path(folder),
             num_ctx=num_ctx,
             adapter=adapter,
             outtype=outtype,
             ollama_version=wanted.ollama_version or None,
             llamacpp_build=wanted.llamacpp_build or None,
-            sizes=hub.sizes,
-            download_bytes=hub.download_bytes,
-            label=label,
         )
-        return hub, report
 
 
 def _document(report: CheckReport, hub: HubModel | None, target: Target, language: str) -> dict[str, object]:

@@ -12,8 +12,8 @@ from rfctl.cli.model_verify_source import EXIT_VERDICT, print_comparison
 
 
 @command("diff")
-@click.argument("first", metavar="A", type=click.Path(path_type=Path))
-@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.argument("first", metavar="A", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def diff(app: App, first: Path, second: Path) -> None:
     """Exit code 5 when they differ."""
     from rfctl.converter.compare import compare_files

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @command("gc")
 @click.option("--dry-run", is_flag=True)
-@click.option("--store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--store", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--yes", is_flag=True)
 def gc(app: App, dry_run: bool, store: Path | None, yes: bool) -> None:
     """Only files older than an hour go: a younger one may belong to a push that runs."""

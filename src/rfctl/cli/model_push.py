@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rfctl.cli.app import App
 from rfctl.cli.kernel import choose_kernel
 from rfctl.cli.output import human_bytes
-from rfctl.core.error import RfctlError, UsageError, VerdictError
+from rfctl.core.error import UsageError, VerdictError
 from rfctl.core.version import __version__
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _push_directory(
     facts = [outtype.lower(), __version__, "provenance" if with_provenance else "plain"]
     if adapter is not None:
         if not adapter.is_dir():
-            raise RfctlError("adapter.not-found", path=adapter)
+            raise UsageError("adapter.not-found", path=adapter)
         facts.append(fingerprint_directory(adapter))
     fingerprint = fingerprint_directory(source, *facts)
     header = folder / f"{fingerprint}.header"

@@ -17,11 +17,11 @@ LEDGER = "ollama-ledger.json"
 
 @command("verify")
 @click.argument("name", metavar="NAME|FILE")
-@click.argument("source", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("source", metavar="[DIR]", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--trained-with", metavar="TEMPLATE")
-@click.option("--gguf", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--gguf", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--accept-template-diff", metavar="REASON")
-@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--adapter", metavar="DIR", type=click.Path(exists=True, path_type=Path))
 @click.option("--weights-only", is_flag=True)
 @click.option("--fill-context", is_flag=True)
 def verify(
@@ -37,6 +37,8 @@ def verify(
 ) -> None:
     """Exit code 5 when a prompt differs, an answer does not end, or the model is not served for its use."""
     if is_gguf(Path(name)):
+        if not Path(name).exists():
+            raise UsageError("core.file-missing", path=name)
         verify_file(app, Path(name), source, adapter, weights_only)
         return
     if source is not None or adapter is not None or weights_only:

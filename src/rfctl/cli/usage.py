@@ -27,7 +27,13 @@ _GIVEN = {
     errno.ENOTDIR: "core.file-missing",
     errno.EISDIR: "core.file-is-folder",
 }
-_NO_PATH = re.compile(r"^\w+ '(.*)' does not exist", re.DOTALL)
+_PATH = re.compile(r"^\w+ '(.*)' (does not exist|is a directory|is a file|is not readable)", re.DOTALL)
+_PATH_FAULTS = {
+    "does not exist": "core.file-missing",
+    "is a directory": "core.file-is-folder",
+    "is a file": "core.folder-is-file",
+    "is not readable": "core.file-refused",
+}
 _EXTRA = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
 
 
@@ -80,8 +86,8 @@ def _explain_value(error: click.BadParameter, hint: str) -> UsageError:
             return UsageError("cli.value-range", name=_name(error), least=kind.min, most=kind.max, hint=hint)
         case click.IntRange() | click.FloatRange() if kind.min is not None:
             return UsageError("cli.value-least", name=_name(error), least=kind.min, hint=hint)
-        case click.Path() if found := _NO_PATH.search(error.message):
-            return UsageError("core.file-missing", path=found[1])
+        case click.Path() if found := _PATH.search(error.message):
+            return UsageError(_PATH_FAULTS[found[2]], path=found[1])
         case _:
             return UsageError("cli.value-invalid", name=_name(error), detail=error.message, hint=hint)
 
