@@ -19,7 +19,7 @@ SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/s
 class SshServer:
     """`config` is for `ssh -F`; the host is called `cloud` in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gateway_ports: str = "no") -> None:
         self.folder = folder
         self.port = free_port()
         self.config = folder / "config"
@@ -33,7 +33,7 @@ class SshServer:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile {folder}/pid\n"
             f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\n"
-            "MaxStartups 100\nGatewayPorts no\n",
+            f"MaxStartups 100\nGatewayPorts {gateway_ports}\n",
             encoding="ascii",
         )
         host_key = (folder / "host.pub").read_text(encoding="ascii").split()
@@ -62,6 +62,14 @@ class SshServer:
         self.stop()
         pytest.skip(f"sshd does not start here: {said.strip()[:200]}")
 
+    def force(self, script: str) -> None:
+        """Whatever the client asks for, this bash script runs; "" for what it asked for."""
+        key = (self.folder / "client.pub").read_text(encoding="ascii")
+        program = self.folder / "forced.sh"
+        program.write_text(script, encoding="utf-8")
+        forced = f'command="bash {program}" ' if script else ""
+        (self.folder / "authorized").write_text(forced + key, encoding="ascii")
+
     def stop(self) -> None:
         """End the server; sessions that are open go on."""
         if self._process is not None:
@@ -83,14 +91,14 @@ def is_open(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-def run_server(folder: Path) -> Iterator[SshServer]:
+def run_server(folder: Path, gateway_ports: str = "no") -> Iterator[SshServer]:
     """For a fixture; skips with a reason where there is no sshd."""
     if shutil.which("sshd", path=SEARCH) is None or shutil.which("ssh") is None:
         pytest.skip("sshd is not installed (Debian: openssh-server)")
     if os.geteuid() == 0:
         # What the package's service makes at boot; sshd does not start without it.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    server = SshServer(folder)
+    server = SshServer(folder, gateway_ports)
     server.start()
     probe = subprocess.run(
         ["ssh", "-F", str(server.config), "-o", "BatchMode=yes", "cloud", "true"],

@@ -21,7 +21,8 @@ from ssh_server import SshServer, run_server
 
 from rfctl.core.error import RfctlError, UsageError
 from rfctl.stack.fetch import fetch
-from rfctl.stack.fetch_remote import Source, list_remote, parse_source
+from rfctl.stack.fetch_remote import list_remote, parse_source
+from rfctl.stack.fetch_ssh import Source
 
 Run = Callable[..., Any]
 CONTENT = hashlib.shake_128(b"model").digest(3_000_000)
@@ -235,16 +236,67 @@ def test_a_path_that_is_not_there(bring: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def hostile(server: SshServer) -> Iterator[Callable[[bytes], None]]:
     """Binds the key to a program that answers what it likes, as a hostile server does."""
-    key = (server.folder / "client.pub").read_text(encoding="ascii")
-    authorized, answer, program = (server.folder / name for name in ("authorized", "answer", "hostile.sh"))
-    program.write_text(f"cat {answer}\n", encoding="ascii")
+    answer = server.folder / "answer"
 
     def say(data: bytes) -> None:
         answer.write_bytes(data)
-        authorized.write_text(f'command="sh {program}" {key}', encoding="ascii")
+        server.force(f'grep -o "rfctl-[0-9a-f]*" <<< "$SSH_ORIGINAL_COMMAND"; cat {answer}')
 
     yield say
-    authorized.write_text(key, encoding="ascii")
+    server.force("")
+
+
+@pytest.fixture
+def login(server: SshServer) -> Iterator[Callable[[str], None]]:
+    """What the account's login does before, or instead of, what it is asked to do."""
+    yield server.force
+    server.force("")
+
+
+def test_a_login_that_greets_is_no_part_of_the_file(
+    server: SshServer, login: Callable[[str], None], remote: Path, tmp_path: Path
+) -> None:
+    login('echo "=== Welcome ==="; printf "no end of line"; eval "$SSH_ORIGINAL_COMMAND"')
+    (found,) = fetch(source(server, remote / "model.gguf"), tmp_path / "here")
+    assert found.sha256 == SHA256
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo 'find: -printf: unknown primary or operator' >&2; exit 1",  # macOS
+        'PATH=/nowhere; eval "${SSH_ORIGINAL_COMMAND/exec sh/exec \\/bin\\/sh}"',
+    ],
+)
+def test_a_server_without_the_programs_is_said_before_the_first_byte(
+    server: SshServer, login: Callable[[str], None], remote: Path, tmp_path: Path, script: str
+) -> None:
+    login(script)
+    with pytest.raises(RfctlError, match=r"bring\.tools-missing"):
+        fetch(source(server, remote / "model.gguf"), tmp_path / "here")
+    assert names(tmp_path / "here") == []
+
+
+def test_a_file_that_stops_coming_is_given_up(
+    server: SshServer,
+    login: Callable[[str], None],
+    remote: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection stands, the disk over there hangs after half of the file; then it comes back."""
+    half, gone = len(CONTENT) // 2, tmp_path / "gone"
+    login(
+        f"case \"$SSH_ORIGINAL_COMMAND\" in *'exec tail'*) if [ ! -e {gone} ]; then touch {gone}; "
+        f'eval "$SSH_ORIGINAL_COMMAND" | (head -c {half}; sleep 60); exit; fi;; esac; '
+        'eval "$SSH_ORIGINAL_COMMAND"'
+    )
+    monkeypatch.setattr("rfctl.stack.fetch.STALL_SECONDS", 3.0)
+    begin = time.monotonic()
+    (found,) = fetch(source(server, remote / "model.gguf"), tmp_path / "here")
+    assert found.sha256 == SHA256
+    assert gone.exists()
+    assert time.monotonic() - begin < 40
 
 
 @pytest.mark.parametrize(

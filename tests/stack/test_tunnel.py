@@ -211,7 +211,29 @@ def test_a_server_that_is_not_there_and_one_that_is_not_known(
     config.write_text(text.replace(f"{server.folder}/client", f"{server.folder}/host"), encoding="ascii")
     denied = rfctl("tunnel", "open", "cloud", "--ssh-config", str(config))
     assert (denied.code, "error[tunnel.denied]" in denied.err) == (4, True)
+    assert f"ssh-copy-id -F {config} cloud" in denied.err
     assert rfctl("tunnel", "status").err == "There is no tunnel\n"
+
+
+def test_a_server_that_would_open_the_port_to_everybody_is_refused(
+    rfctl: Run, tmp_path: Path, echo: Echo
+) -> None:
+    """GatewayPorts yes overrides the address that was asked for."""
+    servers = run_server(tmp_path, gateway_ports="yes")
+    server = next(servers)
+    port = free_port()
+    try:
+        done = rfctl(
+            *("tunnel", "open", "cloud", "--reverse", "--map", f"{port}:{echo.port}"),
+            *("--ssh-config", str(server.config)),
+        )
+        assert (done.code, "error[tunnel.gateway-ports]" in done.err) == (1, True)
+        assert "on 127.0.0.1 only" in done.err
+        assert rfctl("tunnel", "status").err == "There is no tunnel\n"
+        assert not is_open(port)
+    finally:
+        rfctl("tunnel", "close", "--all")
+        next(servers, None)
 
 
 def test_nothing_but_loopback_without_a_word(rfctl: Run) -> None:

@@ -70,6 +70,8 @@ def open_(
         here = f"{forward.bind}:{forward.port}"
         there = f"{forward.target}:{forward.target_port}"
         app.out.say("tunnel.reverse" if reverse else "tunnel.forward", here=here, there=there, host=host)
+    if reverse and not is_loopback_address(address):
+        app.out.note("tunnel.reverse-address", host=host, address=address)
     app.out.note("tunnel.next", name=plan.name)
 
 

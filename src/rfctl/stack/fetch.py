@@ -19,9 +19,12 @@ from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.file import CHUNK_BYTES, sha256_file, sync_directory, write_atomic
 from rfctl.core.lock import FileLock
 from rfctl.core.progress import SILENT, Reporter, Stage
-from rfctl.stack.fetch_remote import Hashes, Remote, Source, last_words, list_remote, open_ssh, quoted
+from rfctl.stack.fetch_remote import Hashes, Remote, list_remote, quoted
+from rfctl.stack.fetch_ssh import Deadline, Source, open_ssh
 
 ATTEMPTS = 5
+# A connection that stands and brings nothing (a hung disk over there) is taken for a broken one.
+STALL_SECONDS = 120.0
 PARTIAL, SIDECAR = ".partial", ".partial.json"
 _FORBIDDEN = frozenset('\\:*?"<>|') | {chr(code) for code in range(32)}
 
@@ -150,17 +153,21 @@ def _transfer(source: Source, file: Remote, path: Path, stage: Stage) -> None:
 
 def _stream(source: Source, file: Remote, offset: int, out: IO[bytes], stage: Stage) -> str:
     """Bytes from `offset` to the end, or to where the connection breaks; gives ssh's last words."""
-    with open_ssh(source, f"tail -c +{offset + 1} {quoted(source, file)}") as (process, errors):
-        assert process.stdout is not None  # opened as a pipe
-        left = file.size - offset
-        while left and (piece := process.stdout.read1(min(CHUNK_BYTES, left))):  # type: ignore[attr-defined]
+    with (
+        open_ssh(source, f"exec tail -c +{offset + 1} {quoted(source, file)}") as session,
+        Deadline(session.process, STALL_SECONDS) as deadline,
+    ):
+        left = file.size - offset if session.skip_greeting() else 0
+        has_begun = left > 0
+        while left and (piece := session.stdout.read1(min(CHUNK_BYTES, left))):  # type: ignore[attr-defined]
+            deadline.extend()
             out.write(piece)
             left -= len(piece)
             stage.advance(len(piece))
-        if not left:
+        if has_begun and not left:
             return ""
-        process.wait()
-        return last_words(errors, process.returncode)
+        session.process.wait()
+        return session.last_words()
 
 
 def _partial(path: Path) -> Path:

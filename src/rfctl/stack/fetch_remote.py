@@ -6,17 +6,14 @@ The server needs GNU find, tail and sha256sum (every Linux has them), nothing of
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from rfctl.core.error import AuthError, RfctlError, UnreachableError, UsageError
+from rfctl.core.error import RfctlError, UnreachableError, UsageError
+from rfctl.stack.fetch_ssh import Session, Source, open_ssh
 from rfctl.stack.tunnel import check_host
 
 MAX_FILES = 2000
@@ -26,22 +23,6 @@ LIST_SECONDS = 60.0
 SLOW_BYTES_PER_SECOND = 30e6
 _HASH_BATCH = 50
 _BIG_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Source:
-    """host: for ssh; path: on the server, relative to the home folder there unless it begins with /.
-
-    ssh_port: 0 for ssh's own choice; config: ssh's -F, "" for none.
-    """
-
-    host: str
-    path: str
-    ssh_port: int = 0
-    config: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.path}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,11 @@ def parse_source(text: str, *, ssh_port: int = 0, config: str = "") -> Source:
 def list_remote(source: Source) -> list[Remote]:
     """The files behind the path, largest last. Raises RfctlError, AuthError, UnreachableError."""
     place = shlex.quote(_argument(source.path))
-    data = _capture(source, f"find -L {place} -type f -printf '%s\\t%T@\\t%P\\0'", LIST_SECONDS)
+    # A server without these would be found out after the last byte.
+    tools = (
+        "for one in tail sha256sum; do command -v $one >/dev/null || { echo no $one >&2; exit 127; }; done"
+    )
+    data = _capture(source, f"{tools}; find -L {place} -type f -printf '%s\\t%T@\\t%P\\0'", LIST_SECONDS)
     files = []
     for record in data.split(b"\0")[:-1]:
         size, _, rest = record.decode("utf-8", errors="replace").partition("\t")
@@ -100,7 +85,7 @@ class Hashes:
         self._files = list(files)
         self._known: dict[str, str] = {}
         self._stack = contextlib.ExitStack()
-        self._begun: tuple[Remote, subprocess.Popen[bytes], IO[bytes]] | None = None
+        self._begun: tuple[Remote, Session] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -114,16 +99,16 @@ class Hashes:
         """Let the server hash a big file while its bytes are on their way."""
         if file.size >= _BIG_BYTES and file.name not in self._known:
             self._stack.close()
-            self._begun = (file, *self._stack.enter_context(open_ssh(self._source, self._command([file]))))
+            self._begun = (file, self._stack.enter_context(open_ssh(self._source, self._command([file]))))
 
     def get(self, file: Remote) -> str:
         """Raises RfctlError, AuthError, UnreachableError."""
         if self._begun is not None and self._begun[0] == file:
-            _, process, errors = self._begun
+            _, session = self._begun
             self._begun = None
             # A connection that broke in the meantime is no answer: the question is asked again below.
             with contextlib.suppress(UnreachableError):
-                self._learn([file], _read_all(self._source, process, errors, self._seconds([file])))
+                self._learn([file], _read(session, self._seconds([file])))
             self._stack.close()
         if file.name not in self._known:
             index = self._files.index(file)
@@ -161,85 +146,14 @@ class Hashes:
             self._known[one.name] = digest
 
 
-@contextlib.contextmanager
-def open_ssh(source: Source, remote: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """A command on the server; it ends with the block, also on Ctrl-C."""
-    command = ["ssh", "-T"]
-    if source.config:
-        command += ["-F", source.config]
-    if source.ssh_port:
-        command += ["-p", str(source.ssh_port)]
-    for option in ("BatchMode=yes", "ServerAliveInterval=15", "ServerAliveCountMax=3", "ConnectTimeout=15"):
-        command += ["-o", option]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [*command, "--", source.host, remote],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        try:
-            yield process, errors
-        finally:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+def _capture(source: Source, script: str, seconds: float) -> bytes:
+    """What a script on the server prints. Raises RfctlError, AuthError, UnreachableError."""
+    with open_ssh(source, script) as session:
+        return _read(session, seconds)
 
 
-def _capture(source: Source, remote: str, seconds: float) -> bytes:
-    """What a command on the server prints, at most 4 MiB. Raises RfctlError."""
-    with open_ssh(source, remote) as (process, errors):
-        return _read_all(source, process, errors, seconds)
-
-
-def _read_all(source: Source, process: subprocess.Popen[bytes], errors: IO[bytes], seconds: float) -> bytes:
-    killer = _Deadline(process, seconds)
-    assert process.stdout is not None  # opened as a pipe
-    data = process.stdout.read(MAX_LIST_BYTES + 1)
+def _read(session: Session, seconds: float) -> bytes:
+    data = session.read(seconds, MAX_LIST_BYTES)
     if len(data) > MAX_LIST_BYTES:
-        raise RfctlError("bring.too-many", source=source, count=MAX_FILES, limit=MAX_FILES)
-    process.wait()
-    killer.cancel()
-    if killer.is_over:
-        raise UnreachableError("bring.timeout", source=source, seconds=round(seconds))
-    if process.returncode != 0:
-        raise _failure(source, last_words(errors, process.returncode), process.returncode)
+        raise RfctlError("bring.too-many", source=session.source, count=MAX_FILES, limit=MAX_FILES)
     return data
-
-
-class _Deadline:
-    """Ends a process that is silent for too long."""
-
-    def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        self.is_over = False
-        self._timer = threading.Timer(seconds, self._end, (process.kill,))
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _end(self, kill: Callable[[], None]) -> None:
-        self.is_over = True
-        kill()
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-
-def _failure(source: Source, detail: str, code: int) -> RfctlError:
-    """255 is ssh's own failure, anything else the command's."""
-    lower = detail.lower()
-    if code != 255:
-        return RfctlError("bring.refused", source=source, detail=detail)
-    if "host key" in lower:
-        return AuthError("tunnel.host-key", host=source.host, detail=detail)
-    if "permission denied" in lower:
-        return AuthError("tunnel.denied", host=source.host, detail=detail)
-    return UnreachableError("tunnel.failed", host=source.host, detail=detail)
-
-
-def last_words(errors: IO[bytes], code: int) -> str:
-    errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, errors.tell() - 2000))
-    lines = [line.strip() for line in errors.read().decode("utf-8", errors="replace").splitlines()]
-    return next((line[:300] for line in reversed(lines) if line), f"ssh: exit {code}")

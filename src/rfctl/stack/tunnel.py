@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rfctl.core.error import UsageError
+from rfctl.core.error import AuthError, UsageError
 from rfctl.core.file import write_atomic
 from rfctl.core.lock import is_locked
 
@@ -25,6 +26,8 @@ CONNECTING, UP, WAITING, DOWN = "connecting", "up", "waiting", "down"
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# OpenSSH's channels.c, channel_fwd_bind_addr.
+_REBOUND = "overridden by server GatewayPorts"
 _OPTIONS = (
     "BatchMode=yes",
     "ExitOnForwardFailure=yes",
@@ -66,6 +69,10 @@ class Plan:
     forwards: tuple[Forward, ...]
     port: int = 0
     config: str = ""
+
+    @property
+    def login(self) -> str:
+        return login_words(self.host, self.port, self.config)
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,25 @@ def check_host(host: str) -> str:
     return host
 
 
+def login_words(host: str, port: int = 0, config: str = "") -> str:
+    """What to type after `ssh` to get in by hand."""
+    words = ["-F", config] if config else []
+    return shlex.join([*words, *(["-p", str(port)] if port else []), host])
+
+
+def login_error(host: str, login: str, detail: str) -> AuthError | None:
+    """What ssh's last words say of the login, None when it is about something else.
+
+    login: of `login_words`.
+    """
+    lower = detail.lower()
+    if "host key" in lower:
+        return AuthError("tunnel.host-key", host=host, login=login, detail=detail)
+    if "permission denied" in lower or "too many authentication failures" in lower:
+        return AuthError("tunnel.denied", host=host, login=login, detail=detail)
+    return None
+
+
 def check_name(name: str) -> str:
     """Raises UsageError."""
     if _NAME.fullmatch(name) is None:
@@ -183,6 +209,7 @@ class Progress:
 
     forwards: Sequence[Forward]
     detail: str = ""
+    is_rebound: bool = False
     _confirmed: int = 0
     _is_session: bool = field(default=False)
 
@@ -191,17 +218,26 @@ class Progress:
         text = line.strip()
         if text.startswith("debug1: remote forward success"):
             self._confirmed += 1
+        elif text.startswith("debug1: Remote: ") and _REBOUND in text:
+            # GatewayPorts yes: the server listens on every address, whatever was asked for.
+            self.is_rebound, self.detail = True, text.removeprefix("debug1: Remote: ")[:300]
         elif text.startswith("debug1: Entering interactive session"):
             self._is_session = True
-        elif text and not text.startswith(
-            ("debug", "OpenSSH_", "Authenticated to", "Transferred:", "Bytes per")
+        elif (
+            not self.is_rebound
+            and text
+            and not text.startswith(("debug", "OpenSSH_", "Authenticated to", "Transferred:", "Bytes per"))
         ):
             self.detail = text[:300]
         return self.is_up
 
     @property
     def is_up(self) -> bool:
-        return self._is_session and self._confirmed >= sum(one.is_reverse for one in self.forwards)
+        return (
+            not self.is_rebound
+            and self._is_session
+            and self._confirmed >= sum(one.is_reverse for one in self.forwards)
+        )
 
 
 def changed(old: State, /, **values: Any) -> State:

@@ -17,10 +17,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from rfctl.core.error import AuthError, RfctlError, UnreachableError, UsageError
+from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.lock import FileLock
 from rfctl.core.progress import SILENT, Reporter
-from rfctl.stack.tunnel import CONNECTING, UP, WAITING, Place, Plan, Progress, State, changed, ssh_command
+from rfctl.stack.tunnel import (
+    CONNECTING,
+    UP,
+    WAITING,
+    Place,
+    Plan,
+    Progress,
+    State,
+    changed,
+    login_error,
+    ssh_command,
+)
 
 OPEN_SECONDS = 45.0
 CLOSE_SECONDS = 10.0
@@ -80,19 +91,19 @@ def _wait(place: Place, child: subprocess.Popen[bytes], plan: Plan, timeout: flo
         if (code := child.poll()) is not None and not place.is_running():
             raise _failure(plan, state.detail if state and state.detail else f"exit {code}")
         time.sleep(_POLL_SECONDS)
-    raise UnreachableError("tunnel.timeout", host=plan.host, seconds=round(timeout))
+    raise UnreachableError("tunnel.timeout", host=plan.host, login=plan.login, seconds=round(timeout))
 
 
 def _failure(plan: Plan, detail: str) -> RfctlError:
+    if (error := login_error(plan.host, plan.login, detail)) is not None:
+        return error
     lower = detail.lower()
-    if "host key verification failed" in lower or "host key" in lower:
-        return AuthError("tunnel.host-key", host=plan.host, detail=detail)
-    if "permission denied" in lower:
-        return AuthError("tunnel.denied", host=plan.host, detail=detail)
+    if "gatewayports" in lower:
+        return RfctlError("tunnel.gateway-ports", host=plan.host, address=plan.forwards[0].bind)
     if "forward" in lower or "address already in use" in lower or "bind" in lower:
         ports = ", ".join(str(one) for one in plan.forwards)
         return RfctlError("tunnel.forward-refused", host=plan.host, forwards=ports, detail=detail)
-    return UnreachableError("tunnel.failed", host=plan.host, detail=detail)
+    return UnreachableError("tunnel.failed", host=plan.host, login=plan.login, detail=detail)
 
 
 def close_tunnel(place: Place, timeout: float = CLOSE_SECONDS) -> bool:
@@ -188,6 +199,9 @@ class Watcher:
             was_up = False
             for line in self._lines(self._ssh):
                 is_up = progress.feed(line)
+                if progress.is_rebound:
+                    self._ssh.terminate()
+                    break
                 if is_up and not was_up:
                     was_up = True
                     self._set(UP, detail="")
