@@ -2,15 +2,18 @@
 <#
 .SYNOPSIS
 Merges the settings that RAGFlow needs into %UserProfile%\.wslconfig. Other keys and comments stay.
+.PARAMETER Python
+The interpreter that has rfctl; "rfctl deploy wsl plan" shows it.
 .EXAMPLE
-.\02-configure-wsl.ps1 -WhatIf
+.\02-configure-wsl.ps1 -Python C:\...\python.exe -WhatIf
 .EXAMPLE
-.\02-configure-wsl.ps1 -Undo
+.\02-configure-wsl.ps1 -Python C:\...\python.exe -Undo
 #>
 [CmdletBinding(SupportsShouldProcess = $true)]
 param(
     [switch] $Undo,
-    [string] $Python = 'python',
+    [Parameter(Mandatory = $true)]
+    [string] $Python,
     [ValidatePattern('^[0-9]+[KMGT]B$')]
     [string] $Memory = '12GB'
 )

@@ -1,7 +1,7 @@
 #Requires -Version 5.1
 <#
 .SYNOPSIS
-Installs Docker Desktop with winget. Its volumes stay when it is removed with -Undo.
+Installs Docker Desktop with winget. Needs an administrator. Its volumes stay when it is removed with -Undo.
 .EXAMPLE
 .\03-docker-desktop.ps1 -WhatIf
 .EXAMPLE
@@ -11,18 +11,17 @@ Installs Docker Desktop with winget. Its volumes stay when it is removed with -U
 param([switch] $Undo)
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
+. (Join-Path -Path $PSScriptRoot -ChildPath 'common.ps1')
 
 $package = 'Docker.DockerDesktop'
-if (-not (Get-Command -Name 'winget.exe' -ErrorAction SilentlyContinue)) {
-    throw 'winget.exe was not found. Update "App Installer" in the Microsoft Store, or install Docker Desktop by hand.'
-}
 if ($Undo) {
-    if ($PSCmdlet.ShouldProcess($package, 'Uninstall')) {
-        & winget.exe uninstall --id $package --exact
-        if ($LASTEXITCODE -ne 0) { throw "winget.exe ended with $LASTEXITCODE" }
+    if ($PSCmdlet.ShouldProcess($package, 'Remove with winget')) {
+        Assert-Administrator
+        Uninstall-WingetPackage -Id $package
     }
-} elseif ($PSCmdlet.ShouldProcess($package, 'Install')) {
-    & winget.exe install --id $package --exact --accept-source-agreements
-    if ($LASTEXITCODE -ne 0) { throw "winget.exe ended with $LASTEXITCODE" }
-    Write-Output 'Start Docker Desktop once. In Settings, Resources, WSL integration, turn on your distribution.'
+} elseif ($PSCmdlet.ShouldProcess($package, 'Install with winget')) {
+    Assert-Administrator
+    Install-WingetPackage -Id $package
+    Write-Output 'Sign out of Windows and in again, then start Docker Desktop once and accept its terms.'
+    Write-Output 'In Settings, Resources, WSL integration, turn on your distribution.'
 }

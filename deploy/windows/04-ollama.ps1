@@ -1,11 +1,12 @@
 #Requires -Version 5.1
 <#
 .SYNOPSIS
-Ollama on Windows: -Install brings the program; -Expose lets containers in WSL reach it, and nobody else.
+Ollama on Windows: -Install brings the program; -Expose lets containers in WSL reach it.
 .DESCRIPTION
--Expose sets OLLAMA_HOST for this user and adds a firewall rule for WSL's addresses (172.16.0.0/12); it needs an
-administrator. Docker Desktop does not need it. -Undo takes the rule and the variable back; -Undo -Install
-removes the program too (models stay).
+-Expose sets OLLAMA_HOST for this user and adds a firewall rule for 172.16.0.0/12, the addresses that WSL uses; it
+needs an administrator. In a network with such addresses, its machines get in too: Ollama has no password. Docker
+Desktop does not need it. -Undo takes the rule back and puts the variable back as it was; -Undo -Install removes
+the program too (models stay).
 .EXAMPLE
 .\04-ollama.ps1 -Expose -WhatIf
 .EXAMPLE
@@ -19,26 +20,36 @@ param(
 )
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
+. (Join-Path -Path $PSScriptRoot -ChildPath 'common.ps1')
 
 $package = 'Ollama.Ollama'
 $name = 'rfctl Ollama from WSL'
+$open = '0.0.0.0'
+# Where the value of before waits for -Undo.
+$memory = 'RFCTL_OLLAMA_HOST_BEFORE'
 if (-not $Install -and -not $Expose) { throw 'Say -Install, -Expose or both.' }
 
-if ($Install -and -not $Undo -and $PSCmdlet.ShouldProcess($package, 'Install')) {
-    & winget.exe install --id $package --exact --accept-source-agreements
-    if ($LASTEXITCODE -ne 0) { throw "winget.exe ended with $LASTEXITCODE" }
+if ($Install -and -not $Undo -and $PSCmdlet.ShouldProcess($package, 'Install with winget')) {
+    Install-WingetPackage -Id $package
 }
 if ($Expose) {
     $rule = Get-NetFirewallRule -DisplayName $name -ErrorAction SilentlyContinue
+    $now = [Environment]::GetEnvironmentVariable('OLLAMA_HOST', 'User')
     if ($Undo) {
         if ($rule -and $PSCmdlet.ShouldProcess($name, 'Remove the firewall rule')) {
+            Assert-Administrator
             Remove-NetFirewallRule -DisplayName $name
         }
-        if ($PSCmdlet.ShouldProcess('OLLAMA_HOST', 'Remove the variable of this user')) {
-            [Environment]::SetEnvironmentVariable('OLLAMA_HOST', $null, 'User')
+        if ($now -eq $open -and $PSCmdlet.ShouldProcess('OLLAMA_HOST', 'Put back the value of before')) {
+            $before = [Environment]::GetEnvironmentVariable($memory, 'User')
+            # An empty value removes the variable.
+            [Environment]::SetEnvironmentVariable('OLLAMA_HOST', $before, 'User')
+            [Environment]::SetEnvironmentVariable($memory, $null, 'User')
+            Write-Output 'Quit Ollama in the notification area and start it again.'
         }
     } else {
         if (-not $rule -and $PSCmdlet.ShouldProcess($name, 'Add a firewall rule for TCP 11434 from 172.16.0.0/12')) {
+            Assert-Administrator
             $values = @{
                 DisplayName   = $name
                 Direction     = 'Inbound'
@@ -50,13 +61,19 @@ if ($Expose) {
             }
             New-NetFirewallRule @values | Out-Null
         }
-        if ($PSCmdlet.ShouldProcess('OLLAMA_HOST', 'Set to 0.0.0.0 for this user')) {
-            [Environment]::SetEnvironmentVariable('OLLAMA_HOST', '0.0.0.0', 'User')
+        if ($now -ne $open -and $PSCmdlet.ShouldProcess('OLLAMA_HOST', 'Set to 0.0.0.0 for this user')) {
+            [Environment]::SetEnvironmentVariable($memory, $now, 'User')
+            [Environment]::SetEnvironmentVariable('OLLAMA_HOST', $open, 'User')
+            Write-Output 'Quit Ollama in the notification area and start it again.'
+        }
+        # Windows makes such rules when somebody says no to its question; they win over every rule that allows.
+        $blocking = @(Get-NetFirewallRule -Direction Inbound -Action Block -Enabled True -ErrorAction SilentlyContinue |
+            Where-Object { $_.DisplayName -like 'ollama*' })
+        if ($blocking.Count -gt 0) {
+            Write-Warning 'The firewall has rules that block Ollama. Remove them in "Windows Defender Firewall with Advanced Security", Inbound Rules.'
         }
     }
-    Write-Output 'Quit Ollama in the notification area and start it again.'
 }
-if ($Install -and $Undo -and $PSCmdlet.ShouldProcess($package, 'Uninstall')) {
-    & winget.exe uninstall --id $package --exact
-    if ($LASTEXITCODE -ne 0) { throw "winget.exe ended with $LASTEXITCODE" }
+if ($Install -and $Undo -and $PSCmdlet.ShouldProcess($package, 'Remove with winget')) {
+    Uninstall-WingetPackage -Id $package
 }

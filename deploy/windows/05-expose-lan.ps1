@@ -26,18 +26,24 @@ param(
 )
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
+. (Join-Path -Path $PSScriptRoot -ChildPath 'common.ps1')
 $env:WSL_UTF8 = '1'
 
 $name = "rfctl port $Port"
 if ($Way -eq 'Mirrored') {
+    if (-not (Get-Command -Name 'Get-NetFirewallHyperVRule' -ErrorAction SilentlyContinue)) {
+        throw 'This Windows has no Hyper-V firewall for WSL (it came with Windows 11 22H2).'
+    }
     # The id is the one of WSL (Microsoft's WSL documentation, networking).
     $creator = '{40E0AC32-46A5-438A-A0B2-2B479E8F2E90}'
     $rule = Get-NetFirewallHyperVRule -Name "rfctl-$Port" -ErrorAction SilentlyContinue
     if ($Undo) {
         if ($rule -and $PSCmdlet.ShouldProcess($name, 'Remove the rule of the Hyper-V firewall')) {
+            Assert-Administrator
             Remove-NetFirewallHyperVRule -Name "rfctl-$Port"
         }
     } elseif (-not $rule -and $PSCmdlet.ShouldProcess($name, 'Add a rule of the Hyper-V firewall')) {
+        Assert-Administrator
         $values = @{
             Name        = "rfctl-$Port"
             DisplayName = $name
@@ -54,9 +60,11 @@ if ($Way -eq 'Mirrored') {
 $rule = Get-NetFirewallRule -DisplayName $name -ErrorAction SilentlyContinue
 if ($Undo) {
     if ($rule -and $PSCmdlet.ShouldProcess($name, 'Remove the firewall rule')) {
+        Assert-Administrator
         Remove-NetFirewallRule -DisplayName $name
     }
     if ($Way -eq 'Nat' -and $PSCmdlet.ShouldProcess("0.0.0.0:$Port", 'Remove the port proxy')) {
+        Assert-Administrator
         & netsh.exe interface portproxy delete v4tov4 listenaddress=0.0.0.0 listenport=$Port
         if ($LASTEXITCODE -ne 0) { Write-Output 'There was no port proxy.' }
     }
@@ -68,11 +76,13 @@ if ($Way -eq 'Nat') {
     $address = ("$addresses".Trim() -split '\s+')[0]
     if ($address -notmatch '^[0-9]+(\.[0-9]+){3}$') { throw "This is no address: $address" }
     if ($PSCmdlet.ShouldProcess("0.0.0.0:$Port", "Add a port proxy to $address")) {
+        Assert-Administrator
         & netsh.exe interface portproxy add v4tov4 listenaddress=0.0.0.0 listenport=$Port connectaddress=$address connectport=$Port
         if ($LASTEXITCODE -ne 0) { throw "netsh.exe ended with $LASTEXITCODE" }
     }
 }
 if (-not $rule -and $PSCmdlet.ShouldProcess($name, 'Add a firewall rule for the private network')) {
+    Assert-Administrator
     $values = @{
         DisplayName = $name
         Direction   = 'Inbound'
@@ -82,4 +92,8 @@ if (-not $rule -and $PSCmdlet.ShouldProcess($name, 'Add a firewall rule for the 
         Profile     = 'Private'
     }
     New-NetFirewallRule @values | Out-Null
+}
+$public = @(Get-NetConnectionProfile -ErrorAction SilentlyContinue | Where-Object { $_.NetworkCategory -eq 'Public' })
+if ($public.Count -gt 0) {
+    Write-Warning "Windows takes this network for a public one, where the rule does not hold: $($public[0].Name). Change it in Settings, Network and internet, Properties."
 }

@@ -25,12 +25,11 @@ if ($Undo) {
     return
 }
 # A login shell finds rfctl where the user installed it. Without rfctl the distribution still starts, and with
-# it the containers (restart: unless-stopped). The gateway is how containers reach Ollama on Windows in NAT mode.
-$inside = 'if curl -fsS -m 2 -o /dev/null http://172.17.0.1:11434/api/version; then :; else ' +
-    'RFCTL_HOST_GATEWAY=$(ip route show default | cut -d\" \" -f3); export RFCTL_HOST_GATEWAY; fi; rfctl stack up'
-$line = "-d $Distribution --exec bash -lc `"$inside`""
+# it the containers (restart: unless-stopped). No character here needs more quotes than these two.
+$line = "-d $Distribution --exec bash -lc `"rfctl stack up`""
 if ($PSCmdlet.ShouldProcess($name, "Start $Distribution at log-on: wsl.exe $line")) {
-    $user = "$env:USERDOMAIN\$env:USERNAME"
+    # Only a trigger of the user's own log-on may be made without an administrator.
+    $user = [Security.Principal.WindowsIdentity]::GetCurrent().Name
     $values = @{
         TaskName = $name
         Action   = New-ScheduledTaskAction -Execute 'wsl.exe' -Argument $line
