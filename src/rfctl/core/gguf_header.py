@@ -23,6 +23,10 @@ DEFAULT_ALIGNMENT = 32
 MAX_HEADER_BYTES = 1 << 30
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 63
+# A hundred times what the largest models have: each takes some hundred bytes in memory.
+MAX_VALUES = 1 << 16
+MAX_TENSORS = 1 << 18
+MAX_ELEMENTS = 1 << 26
 MAX_KEY_BYTES = 65535
 _MAX_SIZE = 1 << 62
 _READ_BYTES = 1 << 20
@@ -205,7 +209,8 @@ def _parse(cursor: _Cursor, array_limit: int | None) -> GgufHeader:
         raise cursor.fail("gguf.version", version=version)
     tensor_count, value_count = cursor.u64(), cursor.u64()
     # The smallest value takes 8 (length) + 4 (type) + 1 bytes, the smallest tensor 8 + 4 + 8 + 4 + 8.
-    if value_count * 13 + tensor_count * 32 > cursor.size:
+    too_many = value_count > MAX_VALUES or tensor_count > MAX_TENSORS
+    if too_many or value_count * 13 + tensor_count * 32 > cursor.size:
         raise cursor.fail("gguf.count", tensors=tensor_count, values=value_count, size=cursor.size)
     values: dict[str, Value] = {}
     for _ in range(value_count):
@@ -248,6 +253,8 @@ def _read_value(cursor: _Cursor, key: str, array_limit: int | None) -> Value:
 
 def _read_array(cursor: _Cursor, key: str, array_limit: int | None) -> GgufArray:
     kind, length = cursor.u32(), cursor.u64()
+    if length > MAX_ELEMENTS:
+        raise cursor.fail("gguf.header-truncated", position=cursor.position, size=cursor.size)
     keep = array_limit is None or length <= array_limit
     if kind == _STRING:
         cursor.reserve(length * 8)

@@ -1,7 +1,9 @@
 """Refuses requests that a web page of another site could have caused (DNS rebinding, foreign origins).
 
-Rules of Ollama v0.33.0-rc2, server/routes.go:1776-1839 and envconfig (AllowedOrigins): only while bound to
-loopback; local names and private addresses pass, everything else gets an empty 403.
+Rules of Ollama v0.33.0-rc2, server/routes.go:1776-1839 and envconfig (AllowedOrigins): the host is checked
+only while bound to loopback, the origin always; local names and private addresses pass, everything else gets
+an empty 403. Stricter in one point: a page of the server's own origin (there is none of ours, but a proxy may
+add one) passes only if that is an address and no name, which anybody's name server could let point here.
 """
 
 from __future__ import annotations
@@ -37,15 +39,32 @@ def is_allowed_origin(header: str) -> bool:
     """Whether an `Origin` header is a page of this machine or of a desktop application."""
     if not header:
         return True
-    parts = urlsplit(header)
-    return parts.scheme in _APP_SCHEMES or (parts.hostname or "") in _LOCAL_ORIGIN_HOSTS
+    try:
+        parts = urlsplit(header)
+        name = parts.hostname or ""
+    except ValueError:
+        return False
+    return parts.scheme in _APP_SCHEMES or name in _LOCAL_ORIGIN_HOSTS
+
+
+def is_same_address(origin: str, host: str) -> bool:
+    """Whether `origin` is a page of the very address that `host` (the header) names; never for a name."""
+    scheme, _, place = origin.partition("://")
+    if scheme not in ("http", "https") or place.lower() != host.strip().lower():
+        return False
+    try:
+        ipaddress.ip_address(urlsplit(origin).hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 class HostCheck:
-    """ASGI middleware; also answers the preflight of allowed origins."""
+    """ASGI middleware; also answers the preflight of allowed origins. is_loopback: check the host too."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, is_loopback: bool = True) -> None:
         self.app = app
+        self.is_loopback = is_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +72,9 @@ class HostCheck:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         origin = headers.get(b"origin", "")
-        if not is_allowed_host(headers.get(b"host", "")) or not is_allowed_origin(origin):
+        host = headers.get(b"host", "")
+        is_known_host = not self.is_loopback or is_allowed_host(host)
+        if not is_known_host or not (is_allowed_origin(origin) or is_same_address(origin, host)):
             await _answer(send, 403, [])
             return
         if not origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import importlib.util
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import ModuleType
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,11 +20,14 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rfctl.engine.host_check import HostCheck
 from rfctl.engine.ollama import app as ollama_app
 
 GRACE_SECONDS = 3
+# Longest pause within a request, also before its first byte.
+SILENCE_SECONDS = 60.0
 _RAGFLOW = "rfctl.engine.ragflow.app"
 # Gin's words for what Starlette calls "Not Found" and "Method Not Allowed".
 _TEXTS = {404: "404 page not found", 405: "405 method not allowed"}
@@ -36,7 +41,7 @@ def make_app(
     """The application over the engine folder `directory` (`models/`, `ragflow/`).
 
     api_key: for RAGFlow's half; self_url: base URL under which this application will be reachable;
-    is_loopback: check Host and Origin headers.
+    is_loopback: check the header Host too (Origin always is).
     """
     ragflow = _find_ragflow()
 
@@ -58,7 +63,7 @@ def make_app(
     return Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(HostCheck)] if is_loopback else [],
+        middleware=[Middleware(HostCheck, is_loopback=is_loopback)],
         exception_handlers={404: _refuse, 405: _refuse, Exception: _fail},
     )
 
@@ -77,6 +82,37 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 async def _fail(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return ollama_app.internal_error()
+
+
+class _Protocol(H11Protocol):
+    """Ends connections whose request stops coming: each holds a descriptor, and there are not many."""
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._waiting = self.loop.call_later(SILENCE_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.flow.read_paused:  # it is this side that does not read: a slow disk
+            self._wait()
+        else:
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -106,7 +142,7 @@ def run(app: Starlette, sock: socket.socket, on_ready: Callable[[], None]) -> bo
         timeout_graceful_shutdown=GRACE_SECONDS,
         # Large uploads arrive in pieces; h11 has no limit on them.
         h11_max_incomplete_event_size=1 << 20,
-        http="h11",
+        http=_Protocol,
         ws="none",
     )
     server = _Server(config, on_ready)

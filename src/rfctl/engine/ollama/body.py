@@ -14,6 +14,8 @@ from starlette.requests import Request
 from rfctl.engine.failure import ApiError
 
 MAX_BYTES = 64 << 20
+# The longest duration that Go has (2^63 ns); a date that far ahead can still be written.
+MAX_SECONDS = 9.2e9
 
 # Go's names for the types of fields: what Python types they take.
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -52,6 +54,8 @@ def parse_json(text: str) -> object:
         raise ApiError(400, _describe(error)) from None
     except RecursionError:
         raise ApiError(400, "exceeded max depth") from None
+    except ValueError:  # a whole number of thousands of digits
+        raise ApiError(400, "json: cannot unmarshal number into Go value") from None
     return value
 
 
@@ -81,10 +85,10 @@ def parse_duration(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return -1.0 if value < 0 else float(value)
+        return -1.0 if value < 0 else float(min(value, MAX_SECONDS))
     if isinstance(value, str):
         seconds = _go_duration(value)
-        return -1.0 if seconds < 0 else seconds
+        return -1.0 if seconds < 0 else min(seconds, MAX_SECONDS)
     raise ApiError(400, f"Unsupported type: '{_kind(value)}'")
 
 

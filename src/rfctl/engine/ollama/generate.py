@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Any
@@ -106,7 +107,7 @@ async def _render(backend: Backend, model: Model, body: Mapping[str, Any]) -> st
     messages = prompt.gather(model, [{"role": "user", "content": text}], body.get("system") or "")
     template = body.get("template") or (model.template if model.uses_go_template else "")
     if template:
-        return prompt.render_go(template, messages)
+        return await asyncio.to_thread(prompt.render_go, template, messages)
     if not model.jinja:
         return text
     return await backend.apply_template(messages, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,8 +20,10 @@ from rfctl.engine.ollama.go_template import (
 )
 from rfctl.ollama.manifest import encode_text
 
-# Loops in loops over a long conversation would run for hours.
+# Loops in loops over a long conversation would run for hours; few steps can double a text again and again.
 MAX_STEPS = 1_000_000
+MAX_SECONDS = 10.0
+MAX_MADE_CHARACTERS = 8 * MAX_OUTPUT_CHARACTERS
 
 
 class _Break(Exception):
@@ -43,6 +46,8 @@ class _Run:
         self.output: list[str] = []
         self.size = 0
         self.steps = 0
+        self.made = 0
+        self.deadline = time.monotonic() + MAX_SECONDS
         self.scopes: list[dict[str, Any]] = [{"$": root}]
 
     def nodes(self, nodes: Sequence[Node], dot: Any) -> None:
@@ -50,9 +55,7 @@ class _Run:
             self.node(node, dot)
 
     def node(self, node: Node, dot: Any) -> None:
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise TemplateError("the template takes too many steps")
+        self.step()
         if node.kind == "text":
             self.write(node.text)
         elif node.kind == "break":
@@ -70,6 +73,19 @@ class _Run:
                 self.block(node, dot)
             finally:
                 self.scopes.pop()
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps > MAX_STEPS or time.monotonic() > self.deadline:
+            raise TemplateError("the template takes too many steps")
+
+    def call(self, name: str, arguments: list[Any]) -> Any:
+        value = call(name, arguments)
+        if isinstance(value, str):
+            self.made += len(value)
+            if len(value) > MAX_OUTPUT_CHARACTERS or self.made > MAX_MADE_CHARACTERS:
+                raise TemplateError(f"error calling {name}: the text is too long")
+        return value
 
     def block(self, node: Node, dot: Any) -> None:
         assert node.pipe
@@ -126,13 +142,14 @@ class _Run:
         return value
 
     def command(self, command: Sequence[Term], dot: Any, piped: list[Any]) -> Any:
+        self.step()
         first, rest = command[0], command[1:]
         if first.kind == "word":
             name = str(first.value)
             if name in ("and", "or"):
                 return self.choose(name, rest, dot, piped)
             arguments = [self.term(term, dot) for term in rest] + piped
-            return chain(call(name, arguments), first.fields)
+            return chain(self.call(name, arguments), first.fields)
         if rest or piped:
             raise TemplateError("can't give argument to non-function")
         return self.term(first, dot)
@@ -158,7 +175,7 @@ class _Run:
                 assert isinstance(term.value, Pipe)
                 value = self.pipe(term.value, dot)
             case "word":
-                value = call(str(term.value), [])
+                value = self.call(str(term.value), [])
             case _:
                 value = term.value
         return chain(value, term.fields)

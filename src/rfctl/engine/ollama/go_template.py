@@ -8,10 +8,13 @@ reach anything but the data it is given. Texts of the parse errors are Go's wher
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAX_OUTPUT_CHARACTERS = 16 << 20
+# Fifty times the longest template that Ollama ships.
+MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 100
 
 _TOKEN = re.compile(
@@ -25,11 +28,13 @@ _TOKEN = re.compile(
     |(?P<sign>[|(),.])""",
     re.VERBOSE,
 )
+_COMMENT = re.compile(r"[- \t\n]*/\*")
 _FUNCTIONS = (
     *("and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "len", "index", "slice"),
     *("print", "printf", "println", "json", "html", "urlquery"),
     *("currentDate", "yesterdayDate", "toTypeScriptType"),
 )
+_MAX_DIGITS = 40
 _KEYWORDS = ("if", "else", "end", "range", "with", "break", "continue", "define", "template", "block")
 
 
@@ -76,6 +81,8 @@ class Template:
 
 def parse(text: str) -> Template:
     """Raises TemplateError."""
+    if len(text) > MAX_CHARACTERS:
+        raise TemplateError(f"template: :1: more than {MAX_CHARACTERS} characters")
     parser = _Parser(text)
     nodes, ending = parser.nodes(0)
     if ending:
@@ -148,7 +155,8 @@ class _Parser:
             ) or not names:
                 raise TemplateError(f"template: :{self.line}: unexpected {tokens[at][1]!r} in {context}")
             tokens = tokens[at + 1 :]
-        commands, rest = self._commands(tokens, context, 0)
+        rest = deque(tokens)
+        commands = self._commands(rest, context, 0)
         if rest:
             raise TemplateError(f'template: :{self.line}: unexpected "{rest[0][1]}" in {context}')
         return Pipe(tuple(names), commands, declares)
@@ -170,37 +178,39 @@ class _Parser:
         return tokens
 
     def _commands(
-        self, tokens: list[tuple[str, str]], context: str, depth: int
-    ) -> tuple[tuple[tuple[Term, ...], ...], list[tuple[str, str]]]:
+        self, tokens: deque[tuple[str, str]], context: str, depth: int
+    ) -> tuple[tuple[Term, ...], ...]:
+        """The commands up to the closing parenthesis, which stays in `tokens`, or to the end."""
         if depth > MAX_DEPTH:
             raise TemplateError(f"template: :{self.line}: too deeply nested")
         commands: list[tuple[Term, ...]] = []
         current: list[Term] = []
         while tokens and tokens[0][1] != ")":
-            kind, value = tokens[0]
-            tokens = tokens[1:]
+            kind, value = tokens.popleft()
             if kind == "sign" and value == "|":
                 if not current:
                     raise TemplateError(f"template: :{self.line}: missing value for {context}")
                 commands.append(tuple(current))
                 current = []
             elif kind == "sign" and value == "(":
-                inner, tokens = self._commands(tokens, context, depth + 1)
+                inner = self._commands(tokens, context, depth + 1)
                 if not tokens:
                     raise TemplateError(f"template: :{self.line}: unclosed left paren")
                 current.append(Term("pipe", Pipe((), inner)))
-                tokens = tokens[1:]
+                tokens.popleft()
             elif kind == "chain":
                 if not current:
                     raise TemplateError(f'template: :{self.line}: unexpected "{value}" in {context}')
                 last = current.pop()
+                if len(last.fields) >= MAX_DEPTH:
+                    raise TemplateError(f"template: :{self.line}: too deeply nested")
                 self.names.add(value[1:])
                 current.append(Term(last.kind, last.value, (*last.fields, value[1:])))
             else:
                 current.append(self._term(kind, value, context))
         if not current:
             raise TemplateError(f"template: :{self.line}: missing value for {context}")
-        return (*commands, tuple(current)), tokens
+        return (*commands, tuple(current))
 
     def _term(self, kind: str, value: str, context: str) -> Term:
         if kind == "field":
@@ -211,6 +221,8 @@ class _Parser:
         if kind == "string":
             return Term("string", value[1:-1] if value[0] == "`" else _unescape(value[1:-1]))
         if kind == "number":
+            if len(value) > _MAX_DIGITS:
+                raise TemplateError(f"template: :{self.line}: bad number syntax: {value[:20]!r}")
             return Term("number", float(value) if "." in value else int(value))
         if kind == "word":
             if value in ("true", "false", "nil"):
@@ -232,10 +244,13 @@ def _split(text: str) -> list[tuple[bool, str, int]]:
     """(is an action, content, line) of each piece, with `{{-` and `-}}` applied and comments dropped."""
     pieces: list[tuple[bool, str, int]] = []
     at, trim = 0, False
+    line, counted = 1, 0
     while at < len(text):
         begin = text.find("{{", at)
         plain = text[at : begin if begin >= 0 else len(text)]
-        line = text.count("\n", 0, max(begin, 0)) + 1
+        if begin >= 0:
+            line += text.count("\n", counted, begin)
+            counted = begin
         trim_right = (
             begin >= 0 and text[begin + 2 : begin + 3] == "-" and text[begin + 3 : begin + 4].isspace()
         )
@@ -265,7 +280,7 @@ def _unclosed(rest: str, line: int) -> TemplateError:
 
 
 def _end_of_action(text: str, at: int) -> int:
-    if text[at:].lstrip("- \t\n").startswith("/*"):
+    if _COMMENT.match(text, at):
         closed = text.find("*/", at)
         return text.find("}}", closed) if closed >= 0 else -1
     while at < len(text):

@@ -20,7 +20,7 @@ from rfctl.ollama.name import ModelName, is_valid_name, parse_name
 from rfctl.ollama.store import ModelStore, StoredModel
 
 _CACHE_LIMIT = 256
-_SUFFIX = re.compile(r"\{\{[^}]*\.Suffix\b")
+_SUFFIX = re.compile(r"\{\{[^{}]*\.Suffix\b")
 
 
 @dataclass(frozen=True)

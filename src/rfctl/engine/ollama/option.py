@@ -5,6 +5,7 @@ Names, types and defaults from Ollama v0.33.0-rc2, api/types.go (Options, FromMa
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +22,9 @@ _MICRO_BATCH = 512
 _OUTPUT_BYTES = 1 << 30
 # Ollama's guard against endless generation: ten contexts.
 _ENDLESS_CONTEXTS = 10
+# More threads only wait for each other, and a million of them abort the worker.
+_THREADS_PER_CORE = 4
+_MAX_FLOAT32 = 3.4e38
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ def _convert(name: str, value: object) -> object:
     kind = _KINDS[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "int":
-        if not is_number:
+        if not is_number or value in (math.inf, -math.inf):
             raise ApiError(500, f'option "{name}" must be of type integer')
         return max(-(2**31), min(int(value), 2**32 - 1))  # type: ignore[call-overload]
     if kind == "float":
         if not is_number:
             raise ApiError(500, f'option "{name}" must be of type float32')
-        return float(value)  # type: ignore[arg-type]
+        return max(-_MAX_FLOAT32, min(float(value), _MAX_FLOAT32))  # type: ignore[arg-type]
     if not isinstance(value, list):
         raise ApiError(500, f'option "{name}" must be of type array')
     if not all(isinstance(item, str) for item in value):
@@ -94,6 +98,7 @@ def make_spec(model: Model, options: Options) -> Spec:
         tokens = model.header.array("tokenizer.ggml.tokens")
         fitting = _OUTPUT_BYTES // (4 * max(tokens.length if tokens else 1, 1))
         num_batch = num_ubatch = max(min(num_batch, fitting // 256 * 256), min(num_batch, 256))
+    cores = os.process_cpu_count() or 1
     return Spec(
         path=str(model.path),
         digest=model.layer.digest,
@@ -101,7 +106,7 @@ def make_spec(model: Model, options: Options) -> Spec:
         num_batch=num_batch,
         num_ubatch=num_ubatch,
         num_keep=max(options.num_keep, 0),
-        num_thread=options.num_thread if options.num_thread > 0 else os.process_cpu_count() or 1,
+        num_thread=min(options.num_thread, _THREADS_PER_CORE * cores) if options.num_thread > 0 else cores,
         is_embedding=model.is_embedding,
     )
 
@@ -135,7 +140,8 @@ def sampling(options: Options, num_ctx: int) -> dict[str, Any]:
         "min_p": options.min_p,
         "typical_p": options.typical_p,
         "temperature": options.temperature,
-        "repeat_last_n": options.repeat_last_n,
+        # llama.cpp makes a buffer of that size.
+        "repeat_last_n": max(-1, min(options.repeat_last_n, num_ctx)),
         "repeat_penalty": options.repeat_penalty,
         "presence_penalty": options.presence_penalty,
         "frequency_penalty": options.frequency_penalty,

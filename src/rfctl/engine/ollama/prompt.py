@@ -6,6 +6,7 @@ long history), llm/llama_server.go:279-333 (how a long prompt is cut).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,7 +145,7 @@ async def render(
 ) -> str:
     """The prompt of a conversation. extra: tools and template arguments of the request."""
     if model.uses_go_template:
-        return render_go(model.template, messages, extra.get("tools") or ())
+        return await asyncio.to_thread(render_go, model.template, messages, extra.get("tools") or ())
     return await backend.apply_template(messages, extra)
 
 
