@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfctl.core.error import RefusedError, RfctlError, UsageError
+from rfctl.core.near import find_near
 from rfctl.ragflow_client.chat_option import ChatOptions, check_options, citing, compare, place, read_options
 from rfctl.ragflow_client.dataset import Dataset
 from rfctl.ragflow_client.failure import ServerError, UncertainError
@@ -70,8 +71,9 @@ def get_chat(api: Api, name: str) -> Chat:
     """Like `find_chat`. Raises UsageError `chat.unknown`."""
     found = find_chat(api, name)
     if found is None:
-        known = ", ".join(one.name for one in list_chats(api)[:20]) or "-"
-        raise UsageError("chat.unknown", name=name, known=known)
+        names = [one.name for one in list_chats(api)]
+        known = ", ".join(names[:20]) or "-"
+        raise UsageError("chat.unknown", name=name, known=known, near=find_near(name, names))
     return found
 
 

@@ -8,7 +8,6 @@ top_n = 8                  # and every other option of `ChatOptions`
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.core.error import UsageError
+from rfctl.core.near import find_near
 from rfctl.ragflow_client.chat_option import OPTIONS, check_options
 
 MAX_FILE_BYTES = 1 << 20
@@ -47,8 +47,8 @@ def read_chat_file(path: Path) -> ChatFile:
         raise UsageError("chat.file-broken", path=path, detail=str(error)) from error
     for key in table:
         if key not in _KEYS:
-            close = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.5)
-            raise UsageError("chat.file-key", path=path, key=key, close=(close or [", ".join(_KEYS)])[0])
+            near = find_near(key, _KEYS) or ", ".join(_KEYS)
+            raise UsageError("chat.file-key", path=path, key=key, near=near)
     kb = table.pop("kb", None)
     model = table.pop("model", "")
     if isinstance(kb, str):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rfctl.core.error import RefusedError, RfctlError, UsageError
+from rfctl.core.near import find_near
 from rfctl.ragflow_client.failure import ServerError, UncertainError
 from rfctl.ragflow_client.model import choose_model
 from rfctl.ragflow_client.record import (
@@ -164,8 +165,9 @@ def get_dataset(api: Api, name: str) -> Dataset:
     """Like `find_dataset`. Raises UsageError `dataset.unknown`."""
     found = find_dataset(api, name)
     if found is None:
-        known = ", ".join(one.name for one in list_datasets(api)[:20]) or "-"
-        raise UsageError("dataset.unknown", name=name, known=known)
+        names = [one.name for one in list_datasets(api)]
+        known = ", ".join(names[:20]) or "-"
+        raise UsageError("dataset.unknown", name=name, known=known, near=find_near(name, names))
     return found
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rfctl.core.error import UsageError
+from rfctl.core.near import find_near
 from rfctl.ragflow_client.failure import ServerError
 from rfctl.ragflow_client.model_table import read_default, read_table
 from rfctl.ragflow_client.record import mapping, records, text
@@ -109,7 +110,8 @@ def choose_model(api: Api, kind: Kind, wanted: str = "") -> Model:
         }
     ]
     if not matches:
-        raise UsageError("ragflow.model-unknown", kind=kind, name=wanted, known=known)
+        near = find_near(wanted, [model.name for model in models])
+        raise UsageError("ragflow.model-unknown", kind=kind, name=wanted, known=known, near=near)
     defaults = [model for model in matches if model.is_default]
     if len(matches) > 1 and not defaults:
         names = ", ".join(model.full_name for model in matches)

@@ -12,6 +12,7 @@ from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.core.error import UsageError
 from rfctl.core.file import write_atomic
+from rfctl.core.near import find_near
 from rfctl.core.setting import EMBEDDED, KEYS, check_key, resolve
 
 _SCHEMES = ("http", "https")
@@ -53,7 +54,8 @@ def _check_value(app: App, key: str, value: str) -> None:
     """Refuse what would leave every later command with an error."""
     if key == "profile" and value != EMBEDDED and value not in app.settings.profiles:
         known = ", ".join([EMBEDDED, *app.settings.profiles])
-        raise UsageError("config.profile-unknown", profile=value, known=known)
+        near = find_near(value, [EMBEDDED, *app.settings.profiles])
+        raise UsageError("config.profile-unknown", profile=value, known=known, near=near)
     choices = {one.name: one.choices for one in KEYS}.get(key, ())
     if key == "language" and not value.lower().startswith(("en", "zh")):
         choices = ("en", "zh")

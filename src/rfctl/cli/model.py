@@ -11,7 +11,6 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.output import human_bytes
-from rfctl.core.error import RfctlError
 
 if TYPE_CHECKING:
     from rfctl.ollama.answer import ModelCard, ModelEntry
@@ -55,8 +54,8 @@ def show(app: App, name: str, modelfile: bool) -> None:
     from rfctl.cli.model_provenance import name_values
 
     with app.ollama() as client:
-        card = client.show(name)
-        entry = client.find(name)
+        entry = client.get(name)
+        card = client.show(entry.name)
         known = _find_origin(app, client.url, entry)
     if modelfile:
         app.out.result({"name": name, "modelfile": card.modelfile})
@@ -78,9 +77,7 @@ def rm(app: App, name: str, yes: bool) -> None:
     from rfctl.cli.consent import confirm
 
     with app.ollama() as client:
-        entry = client.find(name)
-        if entry is None:
-            raise RfctlError("ollama.model-missing", model=name, url=client.url)
+        entry = client.get(name)
         size = human_bytes(entry.size)
         confirm(app, app.out.text("ollama.rm-action", name=entry.name, size=size, url=client.url), yes=yes)
         client.delete(entry.name)

@@ -10,6 +10,7 @@ from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.config import change, edit
 from rfctl.core.error import UsageError
+from rfctl.core.near import find_near
 from rfctl.core.setting import EMBEDDED, Profile
 
 
@@ -49,7 +50,8 @@ def use(app: App, name: str) -> None:
     """Use a profile from now on."""
     if name != EMBEDDED and name not in app.settings.profiles:
         known = ", ".join([EMBEDDED, *app.settings.profiles])
-        raise UsageError("config.profile-unknown", profile=name, known=known)
+        near = find_near(name, [EMBEDDED, *app.settings.profiles])
+        raise UsageError("config.profile-unknown", profile=name, known=known, near=near)
     change(app, "profile", name)
 
 
@@ -60,7 +62,8 @@ def rm(app: App, name: str) -> None:
     _check_name(name)
     if name not in app.settings.profiles:
         known = ", ".join([EMBEDDED, *app.settings.profiles])
-        raise UsageError("config.profile-unknown", profile=name, known=known)
+        near = find_near(name, [EMBEDDED, *app.settings.profiles])
+        raise UsageError("config.profile-unknown", profile=name, known=known, near=near)
     path = app.settings.user_file
     if app.settings.get("profile") == name:
         edit(path, "profile", None)

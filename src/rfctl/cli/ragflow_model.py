@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rfctl.cli.app import App
-from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.error import UsageError
 
 if TYPE_CHECKING:
     from rfctl.ollama.answer import ModelEntry
@@ -32,9 +32,7 @@ def choose_entry(client: OllamaClient, kind: str, wanted: str) -> ModelEntry:
     `ollama.model-missing`.
     """
     if wanted:
-        entry = client.find(wanted)
-        if entry is None:
-            raise RfctlError("ollama.model-missing", model=wanted, url=client.url)
+        entry = client.get(wanted)
         if kind_of(client, entry) != kind:
             raise UsageError("setup.model-kind", name=entry.name, kind=kind)
         return entry
@@ -115,9 +113,7 @@ def register(
     """
     from rfctl.ragflow_client.provider import ModelSpec
 
-    entry = client.find(name)
-    if entry is None:
-        raise RfctlError("ollama.model-missing", model=name, url=client.url)
+    entry = client.get(name)
     spec = ModelSpec(entry.name, num_ctx) if num_ctx else specify(app, client, entry)
     warm(app, client, entry)
     place = find_address(app, ragflow, client.url, [entry.name], address)

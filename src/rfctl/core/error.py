@@ -6,6 +6,7 @@ An error carries an id and the values for its text. The words live in the catalo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from rfctl.core.catalog import Text, render
@@ -15,7 +16,8 @@ class RfctlError(Exception):
     """An operation that failed for a reason the user can act on.
 
     id          stable identifier such as `model.architecture-unknown`; `rfctl explain ID` prints its page
-    params      values for the placeholders of the catalog text (str, int, float or Path)
+    params      values for the placeholders of the catalog text (str, int, float or Path); `near`, if it is
+                not empty, is the name that was probably meant, and is asked for in front of the cause
     exit_code   process exit code; the subclass gives the default (conventions: 1 operation failed)
     """
 
@@ -29,7 +31,11 @@ class RfctlError(Exception):
 
     def text(self, language: str = "en") -> Text:
         """The catalog text in `language` ("en" or "zh") with the parameters filled in."""
-        return render(self.id, language, self.params)
+        text = render(self.id, language, self.params)
+        if near := self.params.get("near"):
+            asked = render("core.near", language, {"near": near}).message
+            text = replace(text, why=f"{asked}{'' if language == 'zh' else ' '}{text.why}".rstrip())
+        return text
 
     def __str__(self) -> str:
         text = self.text("en")

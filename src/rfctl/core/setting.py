@@ -6,13 +6,13 @@ user file (`config.toml`) > default. The environment is passed in, never read he
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfctl.core.error import UsageError
+from rfctl.core.near import find_near
 
 PROJECT_FILE = "rfctl.toml"
 USER_FILE = "config.toml"
@@ -96,8 +96,13 @@ class Settings:
             return Profile(EMBEDDED)
         if name:
             if name not in self.profiles:
-                known = ", ".join([EMBEDDED, *self.profiles])
-                raise UsageError("config.profile-unknown", profile=name, known=known)
+                names = [EMBEDDED, *self.profiles]
+                raise UsageError(
+                    "config.profile-unknown",
+                    profile=name,
+                    known=", ".join(names),
+                    near=find_near(name, names),
+                )
             return self.profiles[name]
         urls = (self.get("ollama.url"), self.get("ragflow.url"))
         return Profile("" if any(urls) else EMBEDDED, *urls)
@@ -147,8 +152,7 @@ def check_key(name: str) -> None:
         return
     if len(parts) == 3 and parts[0] == "profiles" and parts[1] and parts[2] in _PROFILE_KEYS:
         return
-    close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.5)
-    raise UsageError("config.key-unknown", key=name, close=close[0] if close else ", ".join(_BY_NAME))
+    raise UsageError("config.key-unknown", key=name, near=find_near(name, _BY_NAME) or ", ".join(_BY_NAME))
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _read(path: Path) -> _Document:
             check_key(name)
         except UsageError as error:
             raise UsageError(
-                "config.key-unknown-in-file", path=path, key=name, close=error.params.get("close")
+                "config.key-unknown-in-file", path=path, key=name, near=error.params.get("near")
             ) from None
         if not isinstance(value, str):
             raise UsageError("config.value-not-text", path=path, key=name)

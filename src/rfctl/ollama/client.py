@@ -19,6 +19,7 @@ import httpx
 
 from rfctl.core.address import is_loopback
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
+from rfctl.core.near import find_near
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import (
     Answer,
@@ -124,6 +125,16 @@ class OllamaClient:
         """The entry of `name` (a missing tag is `latest`, case does not matter), or None."""
         wanted = str(parse_name(name)).lower()
         return next((entry for entry in self.models() if entry.name.lower() == wanted), None)
+
+    def get(self, name: str) -> ModelEntry:
+        """The entry of `name`. Raises RfctlError `ollama.model-missing`, with the nearest name there is."""
+        entries = self.models()
+        wanted = str(parse_name(name)).lower()
+        for entry in entries:
+            if entry.name.lower() == wanted:
+                return entry
+        near = find_near(name, [entry.name for entry in entries])
+        raise RfctlError("ollama.model-missing", model=name, url=self.url, near=near)
 
     def show(self, name: str, *, verbose: bool = False) -> ModelCard:
         body: dict[str, object] = {"model": name}

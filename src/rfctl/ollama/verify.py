@@ -95,9 +95,7 @@ def verify_model(
     as the model stays the same. fill: also send a prompt as long as the context. Raises RfctlError
     `ollama.model-missing`, UnreachableError, GgufError.
     """
-    entry = client.find(name)
-    if entry is None:
-        raise RfctlError("ollama.model-missing", model=name, url=client.url)
+    entry = client.get(name)
     name = entry.name
     version, card = client.version(), client.show(name)
     candidate, source = find_candidate(client, name, card, gguf)
