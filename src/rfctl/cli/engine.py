@@ -45,7 +45,9 @@ def status(app: App) -> None:
     if not found.running:
         app.out.note("engine.not-running")
         return
-    app.out.table(("FIELD", "VALUE"), _rows(found))
+    app.out.table(
+        [app.out.text("output.column-field"), app.out.text("output.column-value")], _rows(app, found)
+    )
 
 
 @command("logs")
@@ -79,13 +81,13 @@ def _warn_exposed(app: App, host: str) -> None:
         app.out.warn("engine.exposed", host=host)
 
 
-def _rows(status: Status) -> list[tuple[str, object]]:
+def _rows(app: App, status: Status) -> list[tuple[str, object]]:
     return [
-        ("url", status.url),
-        ("api_key_file", status.api_key_file),
-        ("pid", status.pid),
-        ("version", status.version),
-        ("uptime", timedelta(seconds=round(status.uptime_seconds))),
-        ("models", ", ".join(status.models) or "-"),
-        ("log_file", status.log_file),
+        (app.out.text("engine.row-url"), status.url),
+        (app.out.text("engine.row-api-key-file"), status.api_key_file),
+        (app.out.text("engine.row-pid"), status.pid),
+        (app.out.text("engine.row-version"), status.version),
+        (app.out.text("engine.row-uptime"), timedelta(seconds=round(status.uptime_seconds))),
+        (app.out.text("engine.row-models"), ", ".join(status.models) or "-"),
+        (app.out.text("engine.row-log-file"), status.log_file),
     ]

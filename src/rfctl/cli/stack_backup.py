@@ -28,7 +28,15 @@ def save(app: App, folder: Path | None, skip: tuple[str, ...]) -> None:
     rows = [
         (archive.volume, archive.content, archive.size, archive.sha256[:12]) for archive in manifest.archives
     ]
-    app.out.table(("VOLUME", "BYTES", "STORED", "SHA256"), rows)
+    app.out.table(
+        [
+            app.out.text("output.column-volume"),
+            app.out.text("output.column-bytes"),
+            app.out.text("output.column-stored"),
+            app.out.text("output.column-sha256"),
+        ],
+        rows,
+    )
     app.out.say("stack.backed-up", path=target)
     app.out.note("stack.backup-secret", path=target)
 

@@ -31,7 +31,14 @@ def run(app: App, folder: Path | None, no_backup: bool, timeout: int, dry_run: b
         app.out.report({"changes": changes, "backup": None, "status": None})
         if changes:
             rows = [(item.service, item.before, item.after) for item in changes]
-            app.out.table(("SERVICE", "FROM", "TO"), rows)
+            app.out.table(
+                [
+                    app.out.text("output.column-service"),
+                    app.out.text("output.column-from"),
+                    app.out.text("output.column-to"),
+                ],
+                rows,
+            )
         else:
             app.out.say("stack.upgrade-none" if running_images(compose) else "stack.upgrade-never")
         return
@@ -59,5 +66,7 @@ def pin(app: App, remove: bool) -> None:
         return
     images = upgrade.pin(compose)
     app.out.report({"path": path, "images": images, "removed": False})
-    app.out.table(("SERVICE", "IMAGE"), sorted(images.items()))
+    app.out.table(
+        [app.out.text("output.column-service"), app.out.text("output.column-image")], sorted(images.items())
+    )
     app.out.say("stack.pinned", path=path)
