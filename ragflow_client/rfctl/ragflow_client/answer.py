@@ -23,19 +23,22 @@ _TOP_N = 6  # of an assistant made without one
 
 @dataclass(frozen=True)
 class Session:
-    """A conversation of an assistant."""
+    """A conversation of an assistant. begins: its first question, where it was listed, "" otherwise."""
 
     id: str
     name: str
     chat_id: str
+    begins: str = ""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. role: "user" or "assistant"."""
+    """One turn of a conversation. role: "user" or "assistant"; sources and thought as in Answer."""
 
     role: str
     text: str
+    sources: tuple[Source, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def list_sessions(api: Api, chat: Chat) -> tuple[Session, ...]:
     """The newest hundred conversations."""
     path = f"/chats/{_id(chat.id)}/sessions"
     rows = records(api.call("GET", path, params={"page": 1, "page_size": 100}), path)
-    return tuple(Session(text(row, "id"), text(row, "name"), chat.id) for row in rows)
+    return tuple(Session(text(row, "id"), text(row, "name"), chat.id, _first_question(row)) for row in rows)
 
 
 def find_session(api: Api, chat: Chat, id: str) -> Session:
@@ -84,10 +87,30 @@ def find_session(api: Api, chat: Chat, id: str) -> Session:
 
 
 def read_messages(api: Api, session: Session) -> tuple[Message, ...]:
-    """What was said in a conversation, oldest first, marks as `[1]`. RAGFlow 0.25 and later."""
+    """What was said in a conversation, oldest first, marks as `[1]`. RAGFlow 0.25 and later.
+
+    The server keeps one reference for each answer to a question, none for the words an assistant begins with.
+    """
     path = f"/chats/{_id(session.chat_id)}/sessions/{_id(session.id)}"
-    rows = records(record(api.call("GET", path), path).get("messages") or [], path)
-    return tuple(Message(text(row, "role"), plain_marks(text(row, "content"))) for row in rows)
+    found = record(api.call("GET", path), path)
+    rows = records(found.get("messages") or [], path)
+    references = found.get("reference")
+    kept = iter(references if isinstance(references, list) else ())
+    messages = []
+    is_asked = False
+    for row in rows:
+        role, said = text(row, "role"), text(row, "content")
+        thought, spoken = _split_thought(said)
+        chunks = _chunks(next(kept, None)) if role == "assistant" and is_asked else []
+        is_asked = is_asked or role == "user"
+        if role == "user":
+            messages.append(Message(role, said))
+        elif chunks:
+            rewritten, sources = number_sources(spoken.strip(), chunks)
+            messages.append(Message(role, rewritten, sources, thought))
+        else:
+            messages.append(Message(role, plain_marks(spoken), (), thought))
+    return tuple(messages)
 
 
 def remove_session(api: Api, session: Session) -> None:
@@ -191,18 +214,33 @@ def join_frames(
 def _answer(whole: str, reference: object, session_id: str, chat: Chat) -> Answer:
     if whole.lstrip().startswith(_ERROR):
         raise RfctlError("chat.model-failed", name=chat.name, detail=_words(whole))
+    thought, spoken = _split_thought(whole)
+    rewritten, sources = number_sources(spoken.strip(), _chunks(reference))
+    if not rewritten and not sources:
+        raise RfctlError("chat.answer-empty", name=chat.name)
+    return Answer(rewritten, sources, session_id, thought)
+
+
+def _split_thought(whole: str) -> tuple[str, str]:
+    """(what a reasoning model thought, what it said)."""
     if Mark.CLOSE.value in whole and Mark.OPEN.value not in whole:
         # The prompt of DeepSeek-R1 and others ends with the opening mark, so that the model never writes it.
         whole = Mark.OPEN.value + whole
     thought = _THOUGHT.match(whole)
-    spoken = whole[thought.end() :] if thought else whole
+    return (thought[1].strip(), whole[thought.end() :]) if thought else ("", whole)
+
+
+def _chunks(reference: object) -> list[Mapping[str, Any]]:
     chunks = mapping(reference).get("chunks")
     if isinstance(chunks, Mapping):  # some versions number them in an object
         chunks = list(chunks.values())
-    rewritten, sources = number_sources(spoken.strip(), records(chunks or [], "reference"))
-    if not rewritten and not sources:
-        raise RfctlError("chat.answer-empty", name=chat.name)
-    return Answer(rewritten, sources, session_id, thought[1].strip() if thought else "")
+    return list(records(chunks or [], "reference"))
+
+
+def _first_question(row: Mapping[str, Any]) -> str:
+    said = row.get("messages")
+    messages = [one for one in said if isinstance(one, Mapping)] if isinstance(said, list) else []
+    return next((text(one, "content") for one in messages if text(one, "role") == "user"), "")
 
 
 def _translate(error: ServerError, chat: Chat) -> RfctlError:

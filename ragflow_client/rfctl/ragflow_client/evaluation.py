@@ -32,7 +32,7 @@ _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
 )
 # A sentence with the marks behind its full stop; [1] within a sentence does not end it.
-_SENTENCE = re.compile(
+SENTENCE = re.compile(
     r"[^\n]+?(?:[.!?](?:\s*\[\d{1,3}\])*(?=\s|$)|[\u3002\uff01\uff1f](?:\s*\[\d{1,3}\])*|(?=\n)|$)"
 )
 _CITATION = re.compile(r"\[(\d{1,3})\]")
@@ -179,7 +179,7 @@ def ground(answer: Answer) -> float | None:
     """Mean share of the words of each cited sentence that are in the passages it cites; None without any."""
     contents = {source.number: set(words(source.content)) for source in answer.sources}
     shares = []
-    for sentence in _SENTENCE.findall(answer.text):
+    for sentence in SENTENCE.findall(answer.text):
         numbers = {int(number) for number in _CITATION.findall(sentence)} & contents.keys()
         said = words(sentence)
         if numbers and said:

@@ -53,6 +53,7 @@ NOUNS: dict[str, dict[str, str]] = {
         "show": "rfctl.cli.chat_edit:show",
         "ask": "rfctl.cli.chat:ask",
         "talk": "rfctl.cli.chat_talk:talk",
+        "web": "rfctl.cli.chat_web:web",
         "ls": "rfctl.cli.chat:ls",
         "rm": "rfctl.cli.chat:rm",
     },
