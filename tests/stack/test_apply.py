@@ -23,7 +23,9 @@ from rfctl.ollama.name import parse_name
 from rfctl.ollama.store import ModelStore
 from rfctl.ragflow_client.connection import connect
 from rfctl.ragflow_client.dataset import read_options
+from rfctl.ragflow_client.ledger import Ledger, Row
 from rfctl.stack.apply import create_request
+from rfctl.stack.apply_content import ContentMemory
 
 Run = Callable[..., Any]
 DOCUMENTS = {
@@ -145,6 +147,60 @@ def test_everything_is_rebuilt_once(pair: Pair) -> None:
         0,
         "embedded -> second: 0 to do, 7 there already, 0 left as they are\n",
     )
+
+
+def test_documents_are_compared_by_what_they_hold(pair: Pair, tmp_path: Path) -> None:
+    """Same name, same size: what apply has brought is known, what somebody else has put there is not."""
+
+    def plan(*options: str) -> tuple[dict[str, tuple[str, str]], str]:
+        done = pair.run("apply", "-p", "second", "--only", "document", "--dry-run", "--json", *options)
+        assert done.code == 0, done.err
+        items = json.loads(done.out)["items"]
+        return {item["name"]: (item["action"], item["content"]) for item in items}, done.err
+
+    def replace(content: str, *options: str) -> None:
+        (tmp_path / "pump.txt").write_text(content, encoding="utf-8")
+        words = ("kb", "upload", str(tmp_path / "pump.txt"), "--replace", "--kb", "manuals", "-q")
+        assert pair.run(*words, *options).code == 0
+
+    assert pair.run("apply", "-p", "second", "-q").code == 0
+    same = dict.fromkeys(DOCUMENTS, ("keep", "same"))
+    assert plan()[0] == same
+
+    other = DOCUMENTS["pump.txt"].replace("green", "white")
+    replace(other)
+    assert plan()[0] == same | {"pump.txt": ("differs", "other")}
+
+    replace(other, "-p", "second")
+    assert plan()[0] == same | {"pump.txt": ("keep", "unknown")}
+    said = pair.run("apply", "-p", "second", "--only", "document")
+    assert "Compared by name and size only: 1 documents; --check-content reads" in said.err
+    assert plan("--check-content")[0] == same
+    assert plan()[0] == same  # and it is remembered
+
+    shutil.rmtree(pair.home / "data" / "apply")
+    assert plan()[0] == dict.fromkeys(DOCUMENTS, ("keep", "unknown"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{", '{"' + "0" * 32 + '": "../x"}'])
+def test_a_memory_of_anybody_is_no_memory(tmp_path: Path, text: str) -> None:
+    memory, id = ContentMemory(tmp_path / "apply", tmp_path / "sync"), "0" * 32
+    (tmp_path / "apply").mkdir()
+    (tmp_path / "apply" / f"{id}.json").write_text(text)
+    assert memory.known(id) == {}
+    memory.remember(id, {"1" * 32: "a" * 32})
+    memory.remember("../../outside", {"1" * 32: "a" * 32})
+    assert memory.known(id) == {"1" * 32: "a" * 32}
+    assert memory.known("../../outside") == {}
+    assert [one.name for one in tmp_path.rglob("*.json")] == [f"{id}.json"]
+
+
+def test_what_sync_has_put_there_is_known(tmp_path: Path) -> None:
+    memory = ContentMemory(tmp_path / "apply", tmp_path / "sync")
+    with Ledger(tmp_path / "sync", "d" * 32, tmp_path) as ledger:
+        ledger.write([Row("a.pdf", "1" * 32, "a" * 32), Row("b.pdf", "", "b" * 32)])
+    assert memory.known("d" * 32) == {"1" * 32: "a" * 32}
+    assert memory.known("e" * 32) == {}
 
 
 def test_after_a_kill_the_rest_is_done_and_what_differs_is_left(

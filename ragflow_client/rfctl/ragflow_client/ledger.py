@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -128,6 +128,21 @@ class Ledger:
         values = [(self._dataset, self._root, os.fsencode(path)) for path in paths]
         with _translated(self._folder / FILE_NAME), self._base:
             self._base.executemany("DELETE FROM file WHERE dataset = ? AND root = ? AND path = ?", values)
+
+
+def read_hashes(folder: Path, dataset_id: str) -> dict[str, str]:
+    """XXH128 by document id of what syncs have put into a dataset; empty where there was none. Only reads.
+
+    Raises RfctlError `sync.ledger-broken`.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return {}
+    # Not "ro": a database in WAL mode needs its side files to be read.
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    query = "SELECT document, hash FROM file WHERE dataset = ? AND document <> '' AND hash <> ''"
+    with _translated(path), closing(sqlite3.connect(uri, uri=True, timeout=30)) as base:
+        return dict(base.execute(query, (dataset_id,)).fetchall())
 
 
 @contextmanager

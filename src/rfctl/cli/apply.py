@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from rfctl.stack.apply_plan import Plan, Side
 
 EXIT_PENDING = 10
+# A document taken for the same because its name and size are.
+NOT_COMPARED = ("document", "keep", "unknown")
 
 
 @command("apply")
 @click.option("--from", "origin", default=EMBEDDED, metavar="PROFILE")
 @click.option("--only", multiple=True, type=click.Choice(["model", "kb", "document", "chat"]))
 @click.option("--name", "names", multiple=True, metavar="NAME")
+@click.option("--check-content", is_flag=True)
 @click.option("--dry-run", is_flag=True)
 @click.option("--detailed-exitcode", is_flag=True)
 @click.option("--ollama-for-ragflow", default="", metavar="URL")
@@ -35,6 +38,7 @@ def apply(
     origin: str,
     only: tuple[str, ...],
     names: tuple[str, ...],
+    check_content: bool,
     dry_run: bool,
     detailed_exitcode: bool,
     ollama_for_ragflow: str,
@@ -48,7 +52,7 @@ def apply(
     if app.settings.endpoints().name == origin_app.settings.endpoints().name:
         raise UsageError("apply.same", profile=origin)
     with ExitStack() as stack:
-        source, target = _open(origin_app, stack), _open(app, stack)
+        source, target = _open(origin_app, stack, check_content), _open(app, stack, check_content)
         if (source.ollama.url, source.ragflow.url) == (target.ollama.url, target.ragflow.url):
             raise UsageError("apply.same", profile=origin)
         with app.reporter().stage("apply.stage-compare", unit="seconds"):
@@ -71,17 +75,22 @@ def apply(
     _finish(app, plan, outcomes)
 
 
-def _open(app: App, stack: ExitStack) -> Side:
+def _open(app: App, stack: ExitStack, check_content: bool) -> Side:
     from rfctl.cli.model_store import configured_store
     from rfctl.ollama.store import ModelStore
+    from rfctl.stack.apply_content import ContentMemory
     from rfctl.stack.apply_plan import Side
 
     folder = configured_store(app, None)
+    name = app.settings.endpoints().name
     return Side(
-        app.settings.endpoints().name,
+        name,
         stack.enter_context(app.ollama()),
         stack.enter_context(app.ragflow()),
         ModelStore(folder) if folder is not None else None,
+        ContentMemory(app.directories.data / "apply", app.directories.data / "sync"),
+        # The embedded engine's documents are on this machine's disk.
+        reads_content=check_content or name == EMBEDDED,
     )
 
 
@@ -97,7 +106,7 @@ def _print_plan(app: App, plan: Plan) -> None:
             f"{item.parent}/{item.name}" if item.parent else item.name,
             out.text(f"apply.action-{item.action}"),
             human_bytes(item.size) if item.size else "-",
-            item.detail or "-",
+            item.detail or (out.text("apply.content-other") if item.content == "other" else "-"),
         )
         for item in plan.items
         if item.action != "keep"
@@ -124,6 +133,8 @@ def _print_counts(app: App, plan: Plan, done: int | None = None) -> None:
         app.out.note("apply.missing")
     if counts["differs"]:
         app.out.note("apply.differs")
+    if unknown := sum((one.kind, one.action, one.content) == NOT_COMPARED for one in plan.items):
+        app.out.note("apply.unknown", count=unknown)
 
 
 def _finish(app: App, plan: Plan, outcomes: list[Outcome]) -> None:

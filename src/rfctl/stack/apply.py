@@ -26,6 +26,7 @@ from rfctl.ollama.manifest import (
 from rfctl.ollama.store import ModelStore, StoredModel
 from rfctl.ragflow_client.chat_option import OPTIONS, ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, read_options
+from rfctl.ragflow_client.document import hash_file
 from rfctl.ragflow_client.document_file import save_document
 from rfctl.stack.apply_plan import Item, Plan, Side, chat_model, plain_name
 
@@ -165,7 +166,15 @@ class _Worker:
         if not paths:
             return
         names = {path: item.name for path, item in paths.items()}
+        digests = {path: hash_file(path) for path in paths}
+        self._source.remember(
+            dataset, {self._plan.documents[name][item.name].id: digests[path] for path, item in paths.items()}
+        )
         report = self._target.ragflow.upload(there, list(paths), names=names, reporter=self._reporter)
+        self._target.remember(
+            there,
+            {one.document_id: digests[one.path] for one in report.items if one.document_id and not one.cause},
+        )
         for result in report.items:
             cause = result.cause.to_error() if result.cause is not None else None
             yield Outcome(paths[result.path], cause)

@@ -17,7 +17,8 @@ from rfctl.ollama.store import ModelStore, StoredModel
 from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.connection import Ragflow
 from rfctl.ragflow_client.dataset import Dataset, read_options
-from rfctl.ragflow_client.document import Document
+from rfctl.ragflow_client.document import Document, hash_document
+from rfctl.stack.apply_content import Content, ContentMemory, compare
 
 Kind = Literal["model", "kb", "document", "chat"]
 KINDS: tuple[Kind, ...] = ("model", "kb", "document", "chat")
@@ -30,17 +31,35 @@ PENDING = frozenset({CREATE, PARSE})
 
 @dataclass(frozen=True)
 class Side:
-    """One profile. store: the folder of its models where this process can read it, else None."""
+    """One profile. store: the folder of its models where this process can read it, else None;
+    memory: what its documents hold; reads_content: whether a document whose hash is not remembered is fetched
+    and hashed, which costs little on this machine and a transfer elsewhere."""
 
     profile: str
     ollama: OllamaClient
     ragflow: Ragflow
     store: ModelStore | None = None
+    memory: ContentMemory | None = None
+    reads_content: bool = False
+
+    def content_hash(self, dataset: Dataset, document: Document, known: Mapping[str, str]) -> str:
+        """XXH128 of a document, "" when it is neither remembered nor to be read."""
+        if found := known.get(document.id):
+            return found
+        return hash_document(self.ragflow.api, dataset, document) if self.reads_content else ""
+
+    def known(self, dataset: Dataset) -> dict[str, str]:
+        return self.memory.known(dataset.id) if self.memory is not None else {}
+
+    def remember(self, dataset: Dataset, found: Mapping[str, str]) -> None:
+        if self.memory is not None:
+            self.memory.remember(dataset.id, found)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing of the source. parent: knowledge base of a document; detail: what differs; size: bytes."""
+    """One thing of the source. parent: knowledge base of a document; detail: what differs; size: bytes;
+    content: of something that both sides have under one name and size, whether it holds the same."""
 
     kind: Kind
     name: str
@@ -48,6 +67,7 @@ class Item:
     parent: str = ""
     detail: str = ""
     size: int = 0
+    content: Content = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ def make_plan(
                 items.append(_dataset(source, dataset, there.get(name)))
             if "document" in kinds:
                 documents[name] = {one.name: one for one in source.ragflow.documents(dataset)}
-                items += _documents(target, dataset, documents[name], there.get(name))
+                items += _documents(source, target, dataset, documents[name], there.get(name))
         if "chat" in kinds:
             items += [_chat(source, chat, target.ragflow.find_chat(name)) for name, chat in chats.items()]
     return Plan(source.profile, target.profile, tuple(items), stored, datasets, documents, chats)
@@ -148,14 +168,14 @@ def _models(
 def _compare_models(source: Side, target: Side, entry: ModelEntry, other: ModelEntry, rewrites: bool) -> Item:
     """The same file, or (where the server writes the file anew) the same kind and size of model."""
     if entry.digest == other.digest:
-        return Item("model", entry.name, KEEP)
+        return Item("model", entry.name, KEEP, content="same")
     mine, theirs = source.ollama.show(entry.name), target.ollama.show(other.name)
     if mine.blob_digest and mine.blob_digest == theirs.blob_digest:
-        return Item("model", entry.name, KEEP)
+        return Item("model", entry.name, KEEP, content="same")
     form = (other.parameter_size, other.quantization)
     if rewrites and form == (entry.parameter_size, entry.quantization):
-        return Item("model", entry.name, KEEP)
-    return Item("model", entry.name, DIFFERS, detail=" ".join(form))
+        return Item("model", entry.name, KEEP, content="unknown")
+    return Item("model", entry.name, DIFFERS, detail=" ".join(form), content="other")
 
 
 def _dataset(source: Side, dataset: Dataset, other: Dataset | None) -> Item:
@@ -173,22 +193,37 @@ def _same_embedding(dataset: Dataset, other: Dataset) -> bool:
 
 
 def _documents(
-    target: Side, dataset: Dataset, documents: Mapping[str, Document], other: Dataset | None
+    source: Side, target: Side, dataset: Dataset, documents: Mapping[str, Document], other: Dataset | None
 ) -> Iterator[Item]:
     there = {one.name.casefold(): one for one in target.ragflow.documents(other)} if other is not None else {}
     is_closed = other is not None and not _same_embedding(dataset, other)
+    mine, theirs = source.known(dataset), target.known(other) if other is not None else {}
+    read: dict[str, str] = {}
+    read_there: dict[str, str] = {}
     for name, document in documents.items():
         found = there.get(name.casefold())
-        if found is None:
+        content: Content = ""
+        if other is None or found is None:
             # Passages of two embedding models in one knowledge base could not be compared.
             action = DIFFERS if is_closed else CREATE
         elif found.size != document.size:
-            action = DIFFERS
-        elif found.is_searchable or not document.is_searchable:
-            action = KEEP
+            action, content = DIFFERS, "other"
         else:
-            action = PARSE
-        yield Item("document", name, action, dataset.name, size=document.size)
+            # Theirs first: where that is not known, ours need not be read.
+            digest = read_there[found.id] = target.content_hash(other, found, theirs)
+            if digest:
+                read[document.id] = source.content_hash(dataset, document, mine)
+            content = compare(read.get(document.id, ""), digest)
+            if content == "other":
+                action = DIFFERS
+            elif found.is_searchable or not document.is_searchable:
+                action = KEEP
+            else:
+                action = PARSE
+        yield Item("document", name, action, dataset.name, size=document.size, content=content)
+    source.remember(dataset, {id: digest for id, digest in read.items() if digest and id not in mine})
+    if other is not None:
+        target.remember(other, {id: one for id, one in read_there.items() if one and id not in theirs})
 
 
 def _chat(source: Side, chat: Chat, other: Chat | None) -> Item:
