@@ -47,6 +47,7 @@ def test_a_fresh_server_is_ready_and_the_second_time_nothing_changes(
     assert report["embedding_model"] == "all-minilm:latest@local@Ollama"
     assert report["proof"]["similarity"] > 0.3
     assert report["profile"] == "docker"
+    assert (report["web_page"], report["proof"]["on_page"]) == ({"datasets": 0, "chats": 0}, True)
     secrets = [PASSWORD, day.fresh.keys[0]]
     assert not any(secret in first.out + first.err for secret in secrets)
     (credentials,) = home.rglob("credentials.toml")
@@ -59,7 +60,12 @@ def test_a_fresh_server_is_ready_and_the_second_time_nothing_changes(
 
     again = setup("--email", "rf@example.com")
     assert again.code == 0, again.err
-    assert again.out.splitlines()[-1] == f"unchanged: {day.url} was set up already"
+    assert again.out.splitlines()[-2:] == [
+        "The web page shows the same to rf@example.com",
+        f"unchanged: {day.url} was set up already",
+    ]
+    # A login would end the sessions of the account's browsers.
+    assert day.fresh.lines.count("POST /api/v1/auth/login") == 2  # before and after it was made
     assert "setup.made" not in again.err and len(day.fresh.keys) == 1
     assert rfctl("config", "show").out.count("docker") == 1
 
@@ -117,6 +123,54 @@ def test_the_stack_of_this_machine_knows_its_own_account(
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert (report["account"], report["made_account"]) == ("admin@rfctl.local", False)
+
+
+def test_a_key_of_another_account_than_the_web_pages(
+    day: Day, setup: Callable[..., Any], rfctl: Callable[..., Any], home: Path
+) -> None:
+    """People log in with the account of stack.env and find an empty page."""
+    assert setup("--email", "other@example.com", "--no-proof").code == 0
+    day.fresh.accounts["admin@rfctl.local"] = ""
+    port = day.url.rsplit(":", 1)[1]
+    assert rfctl("stack", "init", "--size", "small", "--api-port", port).code == 0
+    env = {"RFCTL_OLLAMA_URL": day.ollama_url}
+    refused = rfctl("stack", "setup", "--no-proof", env=env)
+    assert (refused.code, refused.err.splitlines()[:3]) == (
+        2,
+        [
+            "error[setup.other-account]: The stored API key belongs to other@example.com, but the web page's "
+            "account is admin@rfctl.local",
+            "  why: Whoever logs in there as admin@rfctl.local sees nothing of what this key makes, and the "
+            "other way round",
+            "  next: rfctl stack setup --email admin@rfctl.local takes a key of that account; to stay with "
+            "the other one: rfctl stack setup --email other@example.com",
+        ],
+    )
+    stays = rfctl("stack", "setup", "--no-proof", "--email", "other@example.com", "--json", env=env)
+    assert (stays.code, json.loads(stays.out)["made_key"]) == (0, False), stays.err
+    fixed = {**env, "RAGFLOW_API_KEY": day.fresh.keys[0]}
+    by_hand = rfctl("stack", "setup", "--no-proof", "--email", "admin@rfctl.local", env=fixed)
+    assert (by_hand.code, "error[setup.other-account-fixed]" in by_hand.err) == (2, True)
+    assert "Unset RAGFLOW_API_KEY" in by_hand.err
+    taken = rfctl("stack", "setup", "--no-proof", "--email", "admin@rfctl.local", "--json", env=env)
+    assert taken.code == 0, taken.err
+    report = json.loads(taken.out)
+    assert (report["account"], report["made_key"]) == ("admin@rfctl.local", True)
+    assert day.fresh.owners[day.fresh.keys[-1]] == "admin@rfctl.local"
+    assert rfctl("stack", "setup", "--no-proof", env=env).out.endswith("was set up already\n")
+
+
+def test_what_the_page_does_not_show_is_said(
+    day: Day, setup: Callable[..., Any], rfctl: Callable[..., Any]
+) -> None:
+    day.fresh.hidden = {"rfctl-setup-check"}
+    failed = setup("--email", "rf@example.com")
+    assert (failed.code, "error[proof.not-on-page]" in failed.err) == (1, True), failed.err
+    assert json.loads(rfctl("kb", "ls", "--json").out) == []
+    assert rfctl("kb", "create", "papers").code == 0
+    day.fresh.hidden = {"papers"}
+    failed = setup("--email", "a@example.com", "--no-proof")
+    assert (failed.code, "do not see the same datasets: papers is missing" in failed.err) == (1, True)
 
 
 EMAIL = ("--email", "rf@example.com")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import re
 import secrets
@@ -104,6 +105,8 @@ class FreshServer:
         self.registers = True
         self.sessions: set[str] = set()
         self.keys: list[str] = []
+        self.owners: dict[str, str] = {}  # address by session token and by key
+        self.hidden: set[str] = set()  # names that only keys see, as if they were another account's
         self.lines: list[str] = []
         self.lost: set[str] = set()
         self.refused: set[str] = set()
@@ -143,11 +146,18 @@ class FreshServer:
         if header not in self.sessions and header.removeprefix("Bearer ") not in self.keys:
             answer = {"code": 401, "data": None, "message": "<Unauthorized '401: Unauthorized'>"}
             return JSONResponse(answer, 401)
+        owner = self.owners.get(header.removeprefix("Bearer "), "")
         if route == "POST /api/v1/system/tokens":
             self.keys.append("ragflow-" + secrets.token_urlsafe(32))
+            self.owners[self.keys[-1]] = owner
             return self._ok({"token": self.keys[-1]})
         if route == "GET /api/v1/system/tokens":
-            return self._ok([{"token": key, "create_time": number} for number, key in enumerate(self.keys)])
+            mine = [key for key in self.keys if self.owners.get(key, owner) == owner]
+            return self._ok([{"token": key, "create_time": number} for number, key in enumerate(mine)])
+        if route == ("GET /v1/user/info" if old else "GET /api/v1/users/me"):
+            return self._ok({"id": hashlib.md5(owner.encode()).hexdigest(), "email": owner})
+        if request.url.path in ("/v1/user/info", "/api/v1/users/me"):
+            return self._missing(request)
         if not self.has_providers:
             return await self._old(request, route, body, old)
         if self.number < (0, 27, 0) and (answer := await self._between(request, route, body)):
@@ -172,8 +182,11 @@ class FreshServer:
             return self._fail(500, "Fail to crypt password")
         if self.accounts[body["email"]] not in ("", password):
             return self._fail(109, "Email and password do not match!")
+        # As in RAGFlow, a login ends the account's other sessions.
+        self.sessions -= {one for one in self.sessions if self.owners[one] == body["email"]}
         token = secrets.token_urlsafe(40)
         self.sessions.add(token)
+        self.owners[token] = body["email"]
         return JSONResponse(
             {"code": 0, "data": {}, "message": "Welcome back!"}, headers={"Authorization": token}
         )
@@ -302,10 +315,21 @@ class FreshServer:
         async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             answer = await http.request(request.method, url, content=body, headers=headers)
         content = answer.content
+        if self.hidden and request.headers.get("authorization") in self.sessions:
+            content = self._hide(content)
         if not self.has_providers:
             content = content.replace(b"@local@Ollama", b"@Ollama")
         kept = {key: value for key, value in answer.headers.items() if key.lower() not in _HOP}
         return Response(content, answer.status_code, kept)
+
+    def _hide(self, content: bytes) -> bytes:
+        """A list of datasets or chats without those that the page's account does not see."""
+        document = json.loads(content)
+        data = document.get("data")
+        rows = data.get("chats") if isinstance(data, dict) else data
+        if isinstance(rows, list):
+            rows[:] = [row for row in rows if row.get("name") not in self.hidden]
+        return json.dumps(document).encode()
 
     def _ok(self, data: object) -> Response:
         return JSONResponse({"code": 0, "data": data, "message": "success"})

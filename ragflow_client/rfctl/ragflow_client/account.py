@@ -38,11 +38,12 @@ class Account:
 
 @dataclass(frozen=True)
 class Access:
-    """A key of the account; what was made for it."""
+    """A key of the account; what was made for it. session: the token with which the web page would go on."""
 
     api_key: str = field(repr=False)
     made_account: bool = False
     made_key: bool = False
+    session: str = field(default="", repr=False)
 
 
 def obtain_key(base_url: str, account: Account, *, register: bool = True) -> Access:
@@ -68,12 +69,12 @@ def obtain_key(base_url: str, account: Account, *, register: bool = True) -> Acc
             raise UsageError("account.unknown", email=account.email, url=api.url)
         api.authorise(token)
         if key := _find_key(api):
-            return Access(key, made_account=made)
+            return Access(key, made_account=made, session=token)
         data = mapping(api.call("POST", "/system/tokens"))
         key = text(data, "token") or _find_key(api)
         if not key:
             raise ServerError("ragflow.shape", url="/system/tokens", detail=shorten(", ".join(data)))
-        return Access(key, made_account=made, made_key=True)
+        return Access(key, made_account=made, made_key=True, session=token)
 
 
 def encrypt_password(password: str, public_key: str = "") -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,39 +12,19 @@ from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.config import edit
 from rfctl.cli.model_server import PROVIDERS, use_served
-from rfctl.cli.ragflow_model import choose_entry, find_address, read_secret, specify, warm
-from rfctl.core.address import is_loopback
-from rfctl.core.credential import RAGFLOW_VARIABLES, find_ragflow_key, store_ragflow_key
-from rfctl.core.error import AuthError, UsageError
+from rfctl.cli.ragflow_model import choose_entry, find_address, specify, warm
+from rfctl.cli.stack_account import Key, Place, find_key, find_place, open_page
+from rfctl.core.error import UsageError
 from rfctl.stack.ollama_address import PORT, local_url
-from rfctl.stack.project import Project
 
 if TYPE_CHECKING:
     from rfctl.ragflow_client.connection import Ragflow
+    from rfctl.ragflow_client.ownership import SameView
     from rfctl.ragflow_client.proof import Proof
     from rfctl.ragflow_client.provider import Registration
+    from rfctl.ragflow_client.transport import Api
 
 PROFILE = "docker"
-_EMAIL, _PASSWORD = "RFCTL_ADMIN_EMAIL", "RFCTL_ADMIN_PASSWORD"
-
-
-@dataclass(frozen=True)
-class _Place:
-    """url: RAGFlow as this machine reaches it; env: the settings of the stack when it is the stack's."""
-
-    url: str
-    env: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Key:
-    """origin: "stored", a variable, or "account" when it came from a login."""
-
-    secret: str
-    origin: str
-    email: str = ""
-    made_account: bool = False
-    made_key: bool = False
 
 
 @command("setup")
@@ -72,18 +51,19 @@ def setup(
 ) -> None:
     """Done again it changes nothing that is as it should be."""
     from rfctl.ragflow_client.connection import Ragflow
+    from rfctl.ragflow_client.ownership import compare_views
     from rfctl.ragflow_client.transport import Api
 
     if provider and not (model_url and chat_model):
         raise UsageError("setup.provider-needs", provider=provider)
     if model_url and not provider:
         raise UsageError("provider.option-alone", option="--model-url")
-    place = _find_place(app, url)
+    place = find_place(app, url)
     with Ragflow(Api(place.url, None)) as stranger:
         from rfctl.ragflow_client.server import read_version
 
         read_version(stranger.api)  # refuses what is no RAGFlow before a password goes there
-    key = _find_key(app, place, email, register=not no_register)
+    key = find_key(app, place, email, register=not no_register)
     with Ragflow(Api(place.url, key.secret)) as ragflow:
         if ragflow.server.is_embedded:
             raise UsageError("setup.embedded")
@@ -97,7 +77,9 @@ def setup(
             changed = registration.changed or served.changed
             registration = replace(registration, chat=served.model, changed=changed)
         used = _use(app, place, local)
-        proof = None if no_proof else _prove(app, ragflow, registration)
+        with open_page(place, key) as page:
+            view = compare_views(ragflow.api, page) if page is not None else None
+            proof = None if no_proof else _prove(app, ragflow, registration, page)
         server = ragflow.server
     unchanged = not (key.made_account or key.made_key or registration.changed or used)
     app.out.report(
@@ -113,83 +95,17 @@ def setup(
             "chat_model": registration.chat.full_name if registration.chat else None,
             "embedding_model": registration.embedding.full_name if registration.embedding else None,
             "profile": app.settings.endpoints().name,
+            "web_page": view,
             "proof": proof,
         }
     )
-    _print(app, place, key, registration, proof, unchanged=unchanged)
-
-
-def _find_place(app: App, url: str | None) -> _Place:
-    """Raises UsageError `setup.no-server`."""
-    from rfctl.ragflow_client.address import normalise_url
-    from rfctl.stack.lifecycle import api_url
-
-    project = Project(app.directories.data / "stack")
-    env = project.read() if project.is_initialised else {}
-    wanted = url or app.settings.endpoints().ragflow_url or (api_url(env) if env else "")
-    if not wanted:
-        raise UsageError("setup.no-server")
-    place = normalise_url(wanted)
-    return _Place(place, env if env and place == api_url(env) else {})
-
-
-def _find_key(app: App, place: _Place, email: str | None, *, register: bool) -> _Key:
-    """A key that the server takes: the known one, else one of the account. It is stored when it is new."""
-    from rfctl.ragflow_client.account import Account, obtain_key
-
-    folder = app.directories.config
-    known = find_ragflow_key(place.url, os.environ, folder, keyring=app.settings.uses_keyring)
-    if known is not None:
-        try:
-            _try_key(place.url, known.secret)
-            return _Key(known.secret, known.origin)
-        except AuthError:
-            # A key of an earlier installation is replaced; one that somebody set by hand is not.
-            if known.origin.removesuffix("_FILE") in RAGFLOW_VARIABLES:
-                raise
-    if place.url.startswith("http:") and not is_loopback(place.url):
-        app.out.warn("setup.plain-http", url=place.url)
-    account = Account(*_ask_account(app, place, email))
-    access = obtain_key(place.url, account, register=register)
-    stored = store_ragflow_key(place.url, access.api_key, folder, keyring=app.settings.uses_keyring)
-    if stored.problem:
-        app.out.warn("auth.keyring-failed", path=stored.place, detail=stored.problem)
-    return _Key(access.api_key, "account", account.email, access.made_account, access.made_key)
-
-
-def _try_key(url: str, secret: str) -> None:
-    """Raises AuthError for a key that the server refuses."""
-    from rfctl.ragflow_client.transport import Api
-
-    with Api(url, secret) as api:
-        api.call("GET", "/datasets", params={"page": 1, "page_size": 1})
-
-
-def _ask_account(app: App, place: _Place, email: str | None) -> tuple[str, str]:
-    """(address, password): from the stack's settings, the environment, a prompt, or a line of input."""
-    own = place.env.get(_EMAIL, "")
-    address = email or own or os.environ.get(_EMAIL, "").strip()
-    is_terminal = sys.stdin.isatty()
-    if not address:
-        if not is_terminal:
-            raise UsageError("setup.no-email")
-        address = click.prompt(app.out.text("setup.prompt-email", url=place.url), err=True).strip()
-    password = place.env.get(_PASSWORD, "") if address == own else ""
-    password = password or read_secret(_PASSWORD)
-    if not password and is_terminal:
-        text = app.out.text("setup.prompt-password", email=address, url=place.url)
-        password = click.prompt(text, hide_input=True, err=True)
-    elif not password:
-        password = sys.stdin.readline().rstrip("\r\n")
-    if not password:
-        raise UsageError("setup.no-password")
-    return address, password
+    _print(app, place, key, registration, proof, view, unchanged=unchanged)
 
 
 def _register(
     app: App,
     ragflow: Ragflow,
-    place: _Place,
+    place: Place,
     ollama_url: str | None,
     chat_model: str | None,
     embedding_model: str | None,
@@ -216,7 +132,7 @@ def _register(
     return registration, local
 
 
-def _use(app: App, place: _Place, ollama_url: str) -> bool:
+def _use(app: App, place: Place, ollama_url: str) -> bool:
     """Make these two servers what commands talk to, unless they are already; whether a file was changed.
 
     Only who has chosen no servers yet is led there; who has gets a profile, or is told how to make one.
@@ -243,15 +159,22 @@ def _use(app: App, place: _Place, ollama_url: str) -> bool:
     return any(changed)
 
 
-def _prove(app: App, ragflow: Ragflow, registration: Registration) -> Proof:
+def _prove(app: App, ragflow: Ragflow, registration: Registration, page: Api | None) -> Proof:
     from rfctl.ragflow_client.proof import prove
 
     assert registration.embedding is not None
-    return prove(ragflow.api, registration.embedding, registration.chat, reporter=app.reporter())
+    return prove(ragflow.api, registration.embedding, registration.chat, page=page, reporter=app.reporter())
 
 
 def _print(
-    app: App, place: _Place, key: _Key, registration: Registration, proof: Proof | None, *, unchanged: bool
+    app: App,
+    place: Place,
+    key: Key,
+    registration: Registration,
+    proof: Proof | None,
+    view: SameView | None,
+    *,
+    unchanged: bool,
 ) -> None:
     out = app.out
     if key.made_account:
@@ -265,5 +188,9 @@ def _print(
         out.say("setup.proved", seconds=proof.seconds, similarity=proof.similarity)
     else:
         out.warn("setup.not-proved")
+    if view is not None:
+        out.say("setup.same-view", email=key.email, datasets=view.datasets, chats=view.chats)
+    elif key.email:
+        out.say("setup.page-account", email=key.email)
     out.say("setup.unchanged" if unchanged else "setup.ready", url=place.url)
     out.note("setup.next")
