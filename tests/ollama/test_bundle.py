@@ -77,6 +77,17 @@ def test_damage_is_found_before_it_is_used(folder: Path, tmp_path: Path) -> None
         assemble_bundle(bundle, tmp_path / "out.gguf")
     assert caught.value.id == "bundle.damaged"
     assert not (tmp_path / "out.gguf").exists()
+    # The first part was sound: the next import goes on behind it. Without any there is nothing to keep.
+    (partial,) = tmp_path.glob("out.gguf.*")
+    assert 0 < partial.stat().st_size < bundle.size
+    partial.unlink()
+    sound = (folder / "part-00000").read_bytes()
+    for bad in (sound[:-1], bytes(len(sound))):
+        (folder / "part-00000").write_bytes(bad)
+        with pytest.raises(VerdictError):
+            assemble_bundle(bundle, tmp_path / "out.gguf")
+        assert list(tmp_path.glob("out.gguf*")) == []
+    (folder / "part-00000").write_bytes(sound)
     (folder / "Modelfile").write_text("FROM evil\n")
     with pytest.raises(VerdictError):
         read_settings(bundle)

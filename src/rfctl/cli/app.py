@@ -13,7 +13,7 @@ import click
 
 from rfctl.cli.output import Mode, Output
 from rfctl.core.directory import Directories, locate
-from rfctl.core.error import RfctlError
+from rfctl.core.error import RfctlError, UnreachableError
 from rfctl.core.progress import Reporter
 from rfctl.core.setting import Profile, Settings, resolve, resolve_language
 
@@ -47,6 +47,7 @@ class App:
     """Settings, folders, output and clients for one command."""
 
     flags: dict[str, str] = field(default_factory=dict)
+    engine_url: str = ""  # of the embedded engine, once this command has asked for it
 
     def set_flag(self, name: str, value: object) -> None:
         """Remember a common option. Must happen before the value is used."""
@@ -110,7 +111,15 @@ class App:
         """URL of the embedded engine, which is started when it does not run."""
         from rfctl.engine import daemon
 
-        return daemon.start(self.directories.engine, reporter=self.reporter()).url
+        self.engine_url = daemon.start(self.directories.engine, reporter=self.reporter()).url
+        return self.engine_url
+
+    def explain(self, error: UnreachableError) -> UnreachableError:
+        """The same error; of our own engine the one that names its log and how to start it again."""
+        url = str(error.params.get("url", ""))
+        if not self.engine_url or not url.startswith(self.engine_url) or "timeout" in error.id:
+            return error
+        return UnreachableError("engine.gone", url=self.engine_url, detail=error.params.get("detail", ""))
 
     def ollama(self) -> OllamaClient:
         """A client for the model server of the current profile; the engine starts only when it is that one.

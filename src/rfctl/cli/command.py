@@ -14,6 +14,7 @@ import click
 
 from rfctl.cli.app import App, make_app
 from rfctl.core.catalog import entries
+from rfctl.core.error import UnreachableError
 
 ALIASES = {"list": "ls", "delete": "rm", "remove": "rm"}
 
@@ -176,7 +177,11 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]
 
     def decorate(function: Callable[..., Any]) -> Command:
         def invoke(**values: Any) -> Any:
-            return function(make_app(click.get_current_context()), **values)
+            app = make_app(click.get_current_context())
+            try:
+                return function(app, **values)
+            except UnreachableError as error:
+                raise app.explain(error) from error
 
         invoke.__doc__ = function.__doc__
         invoke.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ hashes are checked before anything is used.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -238,9 +239,11 @@ def assemble_bundle(bundle: Bundle, target: Path, *, reporter: Reporter = SILENT
         raise RfctlError("bundle.disk-full", path=target.parent, needed=needed)
     whole, position = hashlib.sha256(), 0
     with (
+        contextlib.ExitStack() as stack,
         partial.open("ab") as file,
         reporter.stage("bundle.stage-import", total=bundle.size, path=bundle.file) as stage,
     ):
+        stack.callback(_drop_empty, partial)
         for part in bundle.parts:
             end = position + part.size
             if end <= have:
@@ -262,6 +265,13 @@ def assemble_bundle(bundle: Bundle, target: Path, *, reporter: Reporter = SILENT
     os.replace(partial, target)
     sync_directory(target.parent)
     return target
+
+
+def _drop_empty(path: Path) -> None:
+    """Remove a file in which nothing came to lie: there is nothing to go on with."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
 
 
 def _read_part(bundle: Bundle, part: Part) -> Iterator[bytes]:
