@@ -1,6 +1,6 @@
 """Traps of Windows PowerShell 5.1, found in the syntax tree of a script.
 
-No PowerShell runs in CI. Each rule names a way in which a script parses and still does the wrong thing on 5.1.
+No PowerShell runs in CI. Each rule names a way in which a script parses and still goes wrong on 5.1.
 Sources: Microsoft's documents about_Operators, about_Redirection, about_Character_Encoding and
 about_Try_Catch_Finally (5.1), and the remarks of Start-Process on ArgumentList.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from windows_machine import FOLDER, WindowsMachine
 
 from rfctl.core.data import data_folder
 from rfctl.core.error import UsageError
+from rfctl.stack import wsl_gateway
 from rfctl.stack.child import Capture
 from rfctl.stack.evidence import Evidence
 from rfctl.stack.wsl import Distribution, Machine, read_distributions, read_machine
@@ -31,6 +33,7 @@ from rfctl.stack.wsl_plan import Step, Wish, make_plan
 
 Run = Callable[..., Any]
 STATES = sorted(path.stem for path in FOLDER.glob("*.json"))
+UBUNTU = (Distribution("Ubuntu", 2, is_default=True),)
 FOLDERS = Folders("C:\\deploy", "C:\\deploy", Path("/profile/.wslconfig"))
 
 
@@ -64,7 +67,7 @@ def test_a_plan_as_json_and_as_exit_code(rfctl: Run, tmp_path: Path) -> None:
     done = rfctl("deploy", "wsl", "plan", "--json", "--detailed-exitcode", env=machine.environment())
     assert done.code == 10
     report = json.loads(done.out)
-    assert [step["id"] for step in report["steps"]] == ["config", "restart"]
+    assert [step["id"] for step in report["steps"]] == ["config", "restart", "ollama-port"]
     assert "+networkingMode=nat" in report["steps"][0]["change"]
     ready = tmp_path / "ready"
     ready.mkdir()
@@ -118,9 +121,142 @@ def test_what_needs_an_administrator_is_printed_and_the_rest_is_done(rfctl: Run,
     machine = WindowsMachine(tmp_path, "ollama-windows")
     done = rfctl("deploy", "wsl", "apply", "--yes", env=machine.environment())
     assert done.code == 6
-    assert "Start-Process powershell.exe -Verb RunAs -Wait -ArgumentList '-NoProfile" in done.out
+    # The window stays, so that its words can be read.
+    assert "Start-Process powershell.exe -Verb RunAs -Wait -ArgumentList '-NoExit -NoProfile" in done.out
     assert "error[wsl.steps-left]: 1 steps need you: ollama-reach" in done.err
     assert machine.log() == ["powershell.exe 06-autostart.ps1 -Distribution Ubuntu"]
+
+
+def test_what_is_inside_the_distribution_waits_for_the_restart(rfctl: Run, tmp_path: Path) -> None:
+    """Without systemd, Docker and Ollama would be installed without their services."""
+    machine = WindowsMachine(tmp_path, "nat")
+    # The distribution's own folder is asked and the scripts of root are run: both are answered here.
+    done = rfctl("deploy", "wsl", "apply", "--yes", "--json", "--engine", "distro", env=machine.environment())
+    assert done.code == 6
+    outcomes = [(one["step"], one["state"]) for one in json.loads(done.out)["outcomes"]]
+    assert outcomes == [
+        ("config", "done"),
+        ("systemd", "done"),
+        ("restart", "left"),
+        ("engine", "left"),
+        ("ollama-distro", "left"),
+        ("ollama-bridge", "left"),
+        ("autostart", "done"),
+    ]
+    assert not any("install-" in line for line in machine.log())
+
+
+def test_a_docker_that_is_wslc_is_refused(rfctl: Run, tmp_path: Path) -> None:
+    machine = WindowsMachine(tmp_path, "engine")
+    state = machine.read()
+    question = "wsl.exe -d Ubuntu --exec readlink -f /usr/local/bin/docker /usr/bin/docker"
+    answer = "/mnt/c/Program Files/WSL/wslc.exe\n/usr/bin/docker\n"
+    state["commands"][question] = {"code": 0, "encoding": "utf-8", "text": answer}
+    machine.write(state)
+    for action in ("plan", "apply"):
+        done = rfctl("deploy", "wsl", action, "--yes", env=machine.environment())
+        assert (done.code, done.out) == (7, "")
+        assert "error[wsl.wslc]: docker is /mnt/c/Program Files/WSL/wslc.exe here, " in done.err
+    assert machine.log() == []
+    other = tmp_path / "other"
+    other.mkdir()
+    machine = WindowsMachine(other, "engine")
+    state = machine.read()
+    state["commands"] |= machine.changes(docker="C:\\Program Files\\WSL\\wslc.exe")
+    machine.write(state)
+    assert rfctl("deploy", "wsl", "plan", env=machine.environment()).code == 7
+
+
+def test_another_server_of_packages_is_passed_on(rfctl: Run, tmp_path: Path) -> None:
+    machine = WindowsMachine(tmp_path, "nat")
+    arguments = ("deploy", "wsl", "plan", "--engine", "distro", "--mirror")
+    done = rfctl(*arguments, "https://mirror.example/docker-ce/", env=machine.environment())
+    assert "--exec sh install-docker.sh --mirror https://mirror.example/docker-ce\n" in done.out
+    refused = rfctl(*arguments, "http://mirror.example", env=machine.environment())
+    assert refused.code == 2
+    assert "error[wsl.mirror-invalid]" in refused.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_file_that_wsl_ignores_is_made_readable(rfctl: Run, tmp_path: Path, encoding: str) -> None:
+    """Notepad's "Unicode" and PowerShell's `>` write UTF-16."""
+    machine = WindowsMachine(tmp_path, "desktop")
+    path = machine.profile / ".wslconfig"
+    right = path.read_bytes().decode()
+    path.write_bytes(right.encode(encoding))
+    env = machine.environment()
+    done = rfctl("deploy", "wsl", "plan", "--json", env=env)
+    assert [step["id"] for step in json.loads(done.out)["steps"]] == ["config", "restart"]
+    assert rfctl("deploy", "wsl", "apply", "--yes", env=env).code == 6
+    assert path.read_bytes() == right.encode()
+    assert rfctl("deploy", "wsl", "plan", "--json", env=env).code == 0
+    assert rfctl("deploy", "wsl", "apply", "--undo", "--yes", env=env).code == 0
+    assert path.read_bytes() == right.encode(encoding)
+
+
+def test_a_settings_file_of_linux_gets_its_own_line_ends() -> None:
+    machine = Machine(
+        "store", UBUNTU, "nat", frozenset({"distro"}), has_systemd=False, conf="[boot]\r\nsystemd=true\r\n"
+    )
+    step = next(one for one in make_plan(machine, Wish(), FOLDERS, "python").steps if one.id == "systemd")
+    assert base64.b64decode(step.command[-1]) == b"[boot]\nsystemd=true\n"
+
+
+def test_ports_of_a_stack_that_is_there_are_moved_by_the_doctor() -> None:
+    machine = Machine("store", UBUNTU, "nat", frozenset({"distro"}), excluded=((9301, 9400),))
+    commands = [
+        next(one.command for one in make_plan(machine, wish, FOLDERS, "python").steps if one.id == "ports")
+        for wish in (Wish(), Wish(has_stack=True))
+    ]
+    assert commands == [
+        ("rfctl", "stack", "init", "--web-port", "8080", "--api-port", "9401"),
+        ("rfctl", "doctor", "--only", "net.excluded-ports", "--fix"),
+    ]
+
+
+@pytest.mark.parametrize(("gigabytes", "memory"), [(16, "11GB"), (32, "24GB"), (64, "48GB"), (8, "4GB")])
+def test_windows_keeps_some_memory(gigabytes: int, memory: str) -> None:
+    machine = Machine("store", UBUNTU, "nat", frozenset({"desktop"}), memory=gigabytes << 30)
+    step = next(one for one in make_plan(machine, Wish(), FOLDERS, "python").steps if one.id == "config")
+    assert step.params["memory"] == memory
+
+
+def test_who_names_an_engine_may_keep_both() -> None:
+    machine = Machine("store", UBUNTU, "nat", frozenset({"desktop", "distro"}), frozenset({"distro"}))
+    assert "one-engine" in [step.id for step in make_plan(machine, Wish(), FOLDERS, "python").steps]
+    plan = make_plan(machine, Wish(engine="distro"), FOLDERS, "python")
+    assert not {"one-engine", "engine", "desktop"} & {step.id for step in plan.steps}
+
+
+ROUTES = (
+    "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+    "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+    "eth0\t00000000\t015018AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+)
+
+
+def test_the_address_of_windows_is_the_default_gateway() -> None:
+    assert wsl_gateway.default_gateway(ROUTES) == "172.24.80.1"
+    assert wsl_gateway.default_gateway(ROUTES.splitlines()[0]) == ""
+
+
+@given(st.text(max_size=200))
+def test_whatever_the_routes_are_an_address_or_nothing_comes_out(text: str) -> None:
+    found = wsl_gateway.default_gateway("heading\n" + text)
+    assert found == "" or found.count(".") == 3
+
+
+def test_an_ollama_of_the_distribution_is_seen(tmp_path: Path) -> None:
+    environment = {"PATH": str(tmp_path)}
+    missing = tmp_path / "ollama.service"
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        assert wsl_gateway.has_own_ollama(environment, missing, port)
+    assert not wsl_gateway.has_own_ollama(environment, missing, port)
+    missing.touch()
+    assert wsl_gateway.has_own_ollama(environment, missing, port)
+    # Outside WSL nothing is said about the host.
+    assert wsl_gateway.host_gateway(environment) == {}
 
 
 def test_a_step_that_fails_is_named_and_the_others_wait(
@@ -196,7 +332,6 @@ def test_a_listing_gives_names_that_are_words(text: str) -> None:
         assert one.generation in (1, 2)
 
 
-UBUNTU = (Distribution("Ubuntu", 2, is_default=True),)
 CHOICES = st.sampled_from(["desktop", "distro"])
 
 

@@ -28,6 +28,7 @@ EXIT_PENDING = 10
 @click.option("--engine", type=click.Choice(["desktop", "distro"]))
 @click.option("--ollama", type=click.Choice(["windows", "distro"]))
 @click.option("--memory", metavar="SIZE", default="")
+@click.option("--mirror", metavar="URL", default="")
 @click.option("--lan-port", type=click.IntRange(1, 65535), metavar="N")
 @click.option("--detailed-exitcode", is_flag=True)
 @click.option("--undo", is_flag=True)
@@ -40,6 +41,7 @@ def wsl(
     engine: str | None,
     ollama: str | None,
     memory: str,
+    mirror: str,
     lan_port: int | None,
     detailed_exitcode: bool,
     undo: bool,
@@ -60,8 +62,12 @@ def wsl(
     if undo:
         _undo(app, ledger, machine, yes=yes, dry_run=action == "plan")
         return
-    ports = _ports(app)
-    wish = Wish(engine or "", ollama or "", memory, lan_port or 0, *ports)
+    if mirror and not mirror.startswith("https://"):
+        raise UsageError("wsl.mirror-invalid", mirror=mirror)
+    web_port, api_port, has_stack = _ports(app)
+    wish = Wish(
+        engine or "", ollama or "", memory, lan_port or 0, web_port, api_port, has_stack, mirror.rstrip("/")
+    )
     plan = make_plan(machine, wish, folders, sys.executable)
     if action == "plan":
         app.out.report({"state": _state(machine), **vars(plan)})
@@ -166,10 +172,11 @@ def _state(machine: Machine) -> dict[str, str]:
     }
 
 
-def _ports(app: App) -> tuple[int, int]:
-    from rfctl.stack.project import Project
+def _ports(app: App) -> tuple[int, int, bool]:
+    """Ports of the stack, and whether there is one that has them."""
+    from rfctl.cli.stack_context import stack_project
 
-    project = Project(app.directories.data / "stack")
+    project = stack_project(app)
     env = project.read() if project.is_initialised else {}
     web, api = env.get("RFCTL_WEB_PORT", ""), env.get("RFCTL_API_PORT", "")
-    return int(web) if web.isdigit() else 8080, int(api) if api.isdigit() else 9380
+    return int(web) if web.isdigit() else 8080, int(api) if api.isdigit() else 9380, project.is_initialised

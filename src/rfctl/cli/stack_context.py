@@ -11,6 +11,7 @@ from rfctl.stack.adopt import adopted_name
 from rfctl.stack.compose import Compose
 from rfctl.stack.lifecycle import Status
 from rfctl.stack.project import Project
+from rfctl.stack.wsl_gateway import host_gateway
 
 
 def stack_project(app: App) -> Project:
@@ -28,7 +29,9 @@ def stack_compose(app: App, extra: tuple[str, ...] = ()) -> Compose:
     project = stack_project(app)
     if (name := adopted_name(project)) and not project.is_initialised:
         raise RefusedError("stack.adopted-only", name=name)
-    return Compose(project, dict(os.environ), extra, stack_overrides())
+    addons = project.addons() if project.is_initialised else ()
+    environment = dict(os.environ)
+    return Compose(project, environment | host_gateway(environment, addons), extra, stack_overrides())
 
 
 def print_services(app: App, found: Status) -> None:
@@ -43,4 +46,14 @@ def print_services(app: App, found: Status) -> None:
         )
         for service in found.services
     ]
-    app.out.table(("SERVICE", "STATE", "HEALTH", "RESTARTS", "PORTS", "FAULT"), rows)
+    app.out.table(
+        [
+            app.out.text("output.column-service"),
+            app.out.text("output.column-state"),
+            app.out.text("output.column-health"),
+            app.out.text("output.column-restarts"),
+            app.out.text("output.column-ports"),
+            app.out.text("output.column-fault"),
+        ],
+        rows,
+    )

@@ -64,7 +64,7 @@ def excluded_ports(evidence: Evidence) -> Result:
     ranges = read_excluded(capture.out)
     wanted = [int(port) for port in evidence.fact("stack.ports")] or [8080, 9380, 11434]
     swallowed = [port for port in wanted if any(low <= port <= high for low, high in ranges)]
-    return judge(not swallowed, found=", ".join(map(str, swallowed)) or "-")
+    return judge(not swallowed, found=", ".join(map(str, swallowed)) or "-", ranges=ranges)
 
 
 @check("net.exposed", after=("docker.engine",), fixable=True)

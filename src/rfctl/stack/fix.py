@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,16 +78,22 @@ def _move_ports(finding: Finding, project: Project, engine: Path) -> str:
         port = values.get(name, str(default))
         if port not in taken.replace("(", " ").replace(",", " ").split():
             continue
-        changes[name] = str(_free_port(host, int(port) + 1, used))
+        changes[name] = str(_free_port(host, int(port) + 1, used, _ranges(finding)))
         used.add(changes[name])
     set_values(project, changes)
     return _tell(changes)
 
 
-def _free_port(host: str, first: int, used: set[str]) -> int:
+def _ranges(finding: Finding) -> list[range]:
+    """What Windows keeps: inside WSL, binding a port does not show it."""
+    kept = finding.params.get("ranges", ())
+    return [range(low, high + 1) for low, high in kept] if isinstance(kept, tuple) else []
+
+
+def _free_port(host: str, first: int, used: set[str], kept: Sequence[range]) -> int:
     """Raises OSError when there is none near `first`."""
     for port in range(first, min(first + _TRIES, 65536)):
-        if str(port) in used:
+        if str(port) in used or any(port in one for one in kept):
             continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

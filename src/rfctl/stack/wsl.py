@@ -15,7 +15,7 @@ from rfctl.core.error import UsageError
 from rfctl.stack.check_docker import version_tuple
 from rfctl.stack.child import Capture
 from rfctl.stack.evidence import Evidence
-from rfctl.stack.windows import MIN_STORE, Distribution, read_distributions, read_excluded
+from rfctl.stack.windows import MIN_STORE, Distribution, is_wslc, read_distributions, read_excluded
 
 DESKTOP, DISTRO, WINDOWS = "desktop", "distro", "windows"
 # Distributions that belong to a program and are nobody's home.
@@ -32,7 +32,8 @@ class Machine:
     "distro"}; ollama_host, distro_ollama_host: OLLAMA_HOST of the Windows user and of the service in the
     distribution; memory: bytes of the whole machine, 0 unknown; excluded: port ranges that Windows keeps;
     proxied: listen port -> WSL address of `netsh portproxy`; config, conf: text of `.wslconfig` and
-    `/etc/wsl.conf`; address: of the distribution in NAT mode.
+    `/etc/wsl.conf`; config_is_plain: False for a `.wslconfig` in a form that WSL does not read; address: of
+    the distribution in NAT mode; wslc: the program behind the name `docker` when it is WSL's own, else "".
     """
 
     wsl: str
@@ -54,6 +55,8 @@ class Machine:
     config: str = ""
     conf: str = ""
     address: str = ""
+    config_is_plain: bool = True
+    wslc: str = ""
 
     @property
     def distribution(self) -> Distribution | None:
@@ -101,6 +104,20 @@ def read_machine(evidence: Evidence) -> Machine:
         config=evidence.text("wsl.config") if evidence.has("wsl.config") else "",
         conf=_capture(evidence, "distro.conf").out,
         address=(_capture(evidence, "distro.address").out.split() or [""])[0],
+        config_is_plain=bool(evidence.fact("wsl.config-is-plain"))
+        if evidence.has("wsl.config-is-plain")
+        else True,
+        wslc=next(
+            (
+                path
+                for path in (
+                    str(facts.get("docker") or ""),
+                    *_capture(evidence, "distro.docker-path").out.splitlines(),
+                )
+                if is_wslc(path)
+            ),
+            "",
+        ),
     )
 
 

@@ -52,11 +52,14 @@ def apply(
     """Do every step of `plan` in order. agree: raises RefusedError for a no.
 
     Steps that need an administrator are left when this process is none; what comes after them is still done.
-    Raises RfctlError `wsl.step-failed` for a command that fails; it and the earlier steps are remembered.
+    Steps inside the distribution wait for a restart of WSL that is left: without systemd, installers make no
+    services. Raises RfctlError `wsl.step-failed` for a command that fails; it and the steps before it are
+    remembered.
     """
-    outcomes = []
+    outcomes: list[Outcome] = []
     for step in plan.steps:
-        if step.place == HAND or (step.place == ADMIN and not is_elevated):
+        waits = "restart" in [one.step for one in outcomes] and "--exec" in step.command
+        if waits or step.place == HAND or (step.place == ADMIN and not is_elevated):
             outcomes.append(Outcome(step.id, LEFT, shown(step)))
             continue
         agree(step)
@@ -114,8 +117,11 @@ def command_line(command: tuple[str, ...]) -> str:
 
 
 def elevated(command: tuple[str, ...]) -> str:
-    """A line for an ordinary PowerShell that asks for an administrator."""
-    arguments = command_line(command[1:]).replace("'", "''")
+    """A line for an ordinary PowerShell that asks for an administrator; the new window stays to be read."""
+    words = [word for word in command[1:] if word != "-NonInteractive"]
+    if command[0] == "powershell.exe":
+        words.insert(0, "-NoExit")
+    arguments = command_line(tuple(words)).replace("'", "''")
     return f"Start-Process {command[0]} -Verb RunAs -Wait -ArgumentList '{arguments}'"
 
 

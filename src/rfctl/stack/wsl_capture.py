@@ -18,6 +18,7 @@ from rfctl.core.error import UsageError
 from rfctl.stack.child import Capture, run
 from rfctl.stack.evidence import Evidence, plain
 from rfctl.stack.wsl import read_machine
+from rfctl.stack.wsl_config import plain_bytes, read_text
 
 QUICK_SECONDS = 15.0
 # PowerShell starts slowly on a cold machine, and the first `wsl.exe -d` boots the virtual machine.
@@ -34,6 +35,7 @@ _DISTRIBUTION: Mapping[str, tuple[str, ...]] = {
     "distro.networking": ("wslinfo", "--networking-mode"),
     "distro.conf": ("cat", "/etc/wsl.conf"),
     "distro.init": ("cat", "/proc/1/comm"),
+    "distro.docker-path": ("readlink", "-f", "/usr/local/bin/docker", "/usr/bin/docker"),
     "distro.docker": ("docker", "info", "-f", "{{.OperatingSystem}}"),
     "distro.ollama": ("systemctl", "show", "ollama", "-p", "LoadState", "-p", "Environment"),
     "distro.address": ("hostname", "-I"),
@@ -71,8 +73,14 @@ def capture(deploy: Path, environment: Mapping[str, str]) -> tuple[Evidence, Fol
     if not machine.profile:
         raise UsageError("wsl.no-facts", detail="profile")
     config = Path(_translate("-u", machine.profile, child)) / ".wslconfig"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        values["wsl.config"] = config.read_bytes().decode("utf-8-sig")
+    with contextlib.suppress(FileNotFoundError):
+        data = config.read_bytes()
+        try:
+            values["wsl.config"] = read_text(data)
+        except UnicodeDecodeError as error:
+            # Half a plan would call it a new file.
+            raise UsageError("wsl.config-unread", path=config, detail=str(error)) from error
+        values["wsl.config-is-plain"] = plain_bytes(values["wsl.config"]) == data
     is_inside = shutil.which("wslpath", path=child.get("PATH")) is not None
     folders = Folders(windows, str(deploy) if is_inside else windows, config)
     return Evidence({name: plain(value) for name, value in values.items()}), folders

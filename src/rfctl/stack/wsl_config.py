@@ -9,6 +9,7 @@ Keys: Microsoft's WSL documentation (wsl-config) of 2026-07; NAT because of micr
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
 import re
 import sys
@@ -23,6 +24,24 @@ MAP_COUNT = "sysctl.vm.max_map_count=262144"
 CONF: Mapping[str, Mapping[str, str]] = {"boot": {"systemd": "true"}}
 _SECTION = re.compile(r"^\s*\[([^\]]+)\]\s*$")
 _KEY = re.compile(r"^(\s*)([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*$")
+
+
+def read_text(data: bytes) -> str:
+    """Text of a settings file: Notepad and PowerShell 5.1 write UTF-16, or UTF-8 with a mark.
+
+    Bytes that are neither (comments in GBK) survive: `plain_bytes` gives them back.
+    Raises UnicodeDecodeError.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    if b"\0" in data:
+        return data.decode("utf-16-le")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def plain_bytes(text: str) -> bytes:
+    """The only form that every version of WSL reads (MicrosoftDocs/WSL#1174)."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def wanted(memory: str = "12GB") -> dict[str, dict[str, str]]:
@@ -85,23 +104,24 @@ def _combine(key: str, old: str, new: str) -> str:
 
 
 def difference(old: str, new: str, name: str) -> list[str]:
-    """The lines of a unified diff, without line ends."""
-    return list(difflib.unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm=""))
+    """The lines of a unified diff, without line ends; what is no text shows as a replacement character."""
+    before, after = (plain_bytes(text).decode("utf-8", "replace").splitlines() for text in (old, new))
+    return list(difflib.unified_diff(before, after, name, name, lineterm=""))
 
 
 def apply(path: Path, memory: str) -> bool:
     """Write the merged file; False when it is right already. The first old file stays as FILE.rfctl-backup.
 
-    Raises OSError, UnicodeDecodeError.
+    A file in UTF-16, which WSL ignores, becomes UTF-8. Raises OSError, UnicodeDecodeError.
     """
-    old = path.read_bytes().decode("utf-8-sig") if path.exists() else ""
-    new = merge(old, wanted(memory))
+    old = path.read_bytes() if path.exists() else b""
+    new = plain_bytes(merge(read_text(old), wanted(memory)))
     if new == old:
         return False
     backup = path.with_name(path.name + BACKUP)
     if not backup.exists():
-        write_atomic(backup, path.read_bytes() if path.exists() else b"")
-    write_atomic(path, new.encode())
+        write_atomic(backup, old)
+    write_atomic(path, new)
     return True
 
 
@@ -128,13 +148,15 @@ def _main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.what_if:
-            old = given.file.read_bytes().decode("utf-8-sig") if given.file.exists() else ""
+            old = read_text(given.file.read_bytes()) if given.file.exists() else ""
             backup = given.file.with_name(given.file.name + BACKUP)
             if given.undo:
-                new = backup.read_bytes().decode("utf-8-sig") if backup.exists() else old
+                new = read_text(backup.read_bytes()) if backup.exists() else old
             else:
                 new = merge(old, wanted(given.memory))
-            sys.stdout.writelines(line + "\n" for line in difference(old, new, ".wslconfig"))
+            # Pipes of Windows have a code page that may lack what the file holds.
+            for line in difference(old, new, ".wslconfig"):
+                sys.stdout.buffer.write(line.encode(sys.stdout.encoding, "replace") + b"\n")
         elif given.undo:
             undo(given.file)
         else:

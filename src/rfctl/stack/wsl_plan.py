@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rfctl.core.error import RefusedError
 from rfctl.stack.windows import Distribution
 from rfctl.stack.wsl import DESKTOP, DISTRO, WINDOWS, Machine
 from rfctl.stack.wsl_capture import Folders, join, powershell
@@ -31,7 +32,8 @@ _BRIDGE = "172.17.0.1"
 class Wish:
     """What the person wants; "" leaves it to what is there. engine: "desktop" or "distro"; ollama: "windows"
     or "distro"; memory: as `.wslconfig` writes it; lan_port: port for other machines, 0 for none;
-    web_port, api_port: the stack's."""
+    web_port, api_port: the stack's; has_stack: it has them already; mirror: another server of Docker's
+    packages."""
 
     engine: str = ""
     ollama: str = ""
@@ -39,6 +41,8 @@ class Wish:
     lan_port: int = 0
     web_port: int = 8080
     api_port: int = 9380
+    has_stack: bool = False
+    mirror: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,11 @@ class Plan:
 def make_plan(machine: Machine, wish: Wish, folders: Folders, python: str) -> Plan:
     """What `machine` still needs, in the order in which it must be done; nothing for a machine that is ready.
 
-    python: interpreter that has rfctl, for the merge of `.wslconfig`.
+    python: interpreter that has rfctl, for the merge of `.wslconfig`. Raises RefusedError `wsl.wslc`: what is
+    called docker there cannot run the stack.
     """
+    if machine.wslc:
+        raise RefusedError("wsl.wslc", path=machine.wslc)
     engine, ollama = _choose(machine, wish)
     home = machine.distribution
     name = home.name if home else DEFAULT_DISTRIBUTION
@@ -82,8 +89,8 @@ def make_plan(machine: Machine, wish: Wish, folders: Folders, python: str) -> Pl
         step = make.script("install", ADMIN, "01-install-wsl.ps1", "-Distribution", name, distribution=name)
         return Plan(engine, ollama, name, (step,), is_partial=True)
     first = _configure(machine, wish, folders, python, make, engine, home)
-    steps = [*first, *_engine(machine, make, engine), *_ollama(machine, make, engine, ollama)]
-    steps += _ports(machine, wish)
+    steps = [*first, *_engine(machine, wish, make, engine), *_ollama(machine, make, engine, ollama)]
+    steps += _ports(machine, wish, ollama)
     if engine == DISTRO and not machine.has_autostart:
         steps.append(
             make.script("autostart", USER, "06-autostart.ps1", "-Distribution", name, distribution=name)
@@ -154,7 +161,7 @@ def _configure(
         )
     memory = _memory(machine, wish)
     new = merge(machine.config, wanted(memory))
-    if new != machine.config:
+    if new != machine.config or not machine.config_is_plain:
         command = (python, "-m", "rfctl.stack.wsl_config", str(folders.config), "--memory", memory)
         lines = difference(machine.config, new, ".wslconfig")
         steps.append(
@@ -169,7 +176,8 @@ def _configure(
             )
         )
     if engine == DISTRO and machine.has_systemd is False:
-        conf = merge(machine.conf, CONF, newline="\n")
+        # WSL ignores a file with Windows' line ends without a word (microsoft/WSL#8002, #12502).
+        conf = merge(machine.conf.replace("\r\n", "\n"), CONF, newline="\n")
         text = base64.b64encode(conf.encode()).decode()
         lines = difference(machine.conf, conf, "/etc/wsl.conf")
         step = make.inside("systemd", "windows", "write-wsl-conf.sh", text, distribution=home.name)
@@ -183,7 +191,10 @@ def _configure(
 
 
 def _memory(machine: Machine, wish: Wish) -> str:
-    """The wish, else what the file says when that suffices, else three quarters of the machine."""
+    """The wish, else what the file says when that suffices, else three quarters of the machine.
+
+    At least 5 GB are left to Windows, and to an Ollama on it.
+    """
     if wish.memory:
         return wish.memory
     match = re.search(r"^\s*memory\s*=\s*([^#\n\r]+)", machine.config, re.IGNORECASE | re.MULTILINE)
@@ -192,18 +203,20 @@ def _memory(machine: Machine, wish: Wish) -> str:
         return match.group(1).strip()
     if not machine.memory:
         return f"{MIN_MEMORY_GB + 1}GB"
-    return f"{max(4, round(machine.memory / 1024**3 * 0.75))}GB"
+    whole = machine.memory / 1024**3
+    return f"{max(4, round(min(whole * 0.75, whole - 5)))}GB"
 
 
-def _engine(machine: Machine, make: _Maker, engine: str) -> list[Step]:
-    if machine.engines == {DESKTOP, DISTRO}:
+def _engine(machine: Machine, wish: Wish, make: _Maker, engine: str) -> list[Step]:
+    if machine.engines == {DESKTOP, DISTRO} and not wish.engine:
         command = ("wsl.exe", "-d", make.distribution, "--exec", "docker", "context", "ls")
         return [Step("one-engine", HAND, command, params={"distribution": make.distribution})]
     if engine in machine.engines:
         return []
     if engine == DESKTOP:
         return [make.script("desktop", ADMIN, "03-docker-desktop.ps1")]
-    return [make.inside("engine", "linux", "install-docker.sh", distribution=make.distribution)]
+    mirror = ("--mirror", wish.mirror) if wish.mirror else ()
+    return [make.inside("engine", "linux", "install-docker.sh", *mirror, distribution=make.distribution)]
 
 
 def _ollama(machine: Machine, make: _Maker, engine: str, ollama: str) -> list[Step]:
@@ -226,8 +239,8 @@ def _ollama(machine: Machine, make: _Maker, engine: str, ollama: str) -> list[St
     return steps
 
 
-def _ports(machine: Machine, wish: Wish) -> list[Step]:
-    """Ports of the stack and of Ollama inside ranges that Windows keeps for itself."""
+def _ports(machine: Machine, wish: Wish, ollama: str) -> list[Step]:
+    """Ports of the stack, and of an Ollama on Windows, inside ranges that Windows keeps for itself."""
 
     def is_kept(port: int) -> bool:
         return any(low <= port <= high for low, high in machine.excluded)
@@ -235,14 +248,17 @@ def _ports(machine: Machine, wish: Wish) -> list[Step]:
     steps = []
     wanted_ports = (wish.web_port, wish.api_port)
     if kept := ", ".join(str(port) for port in wanted_ports if is_kept(port)):
+        # The settings of a stack that is there are never written anew.
+        command: tuple[str, ...] = ("rfctl", "doctor", "--only", "net.excluded-ports", "--fix")
         free: list[int] = []
         for port in wanted_ports:
             while port < 65535 and (is_kept(port) or port in free):
                 port += 1
             free.append(port)
-        command = ("rfctl", "stack", "init", "--web-port", str(free[0]), "--api-port", str(free[1]))
+        if not wish.has_stack:
+            command = ("rfctl", "stack", "init", "--web-port", str(free[0]), "--api-port", str(free[1]))
         steps.append(Step("ports", HAND, command, params={"ports": kept}))
-    if is_kept(OLLAMA_PORT):
+    if ollama == WINDOWS and is_kept(OLLAMA_PORT):
         reserve = f"startport={OLLAMA_PORT}"
         command = ("netsh.exe", "interface", "ipv4", "add", "excludedportrange", "protocol=tcp", reserve)
         steps.append(
