@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -61,8 +60,24 @@ def _check_value(app: App, key: str, value: str) -> None:
         choices = ("en", "zh")
     if choices and value not in choices:
         raise UsageError("config.value-choice", key=key, value=value, choices=", ".join(choices))
-    if key == "hub.endpoint" and urlsplit(value).scheme not in _SCHEMES:
-        raise UsageError("profile.url-invalid", url=value)
+    if key == "hub.endpoint":
+        check_address(value, needs_scheme=True)
+    elif key.endswith(("url", "endpoint")):
+        check_address(value)
+
+
+def check_address(url: str, *, needs_scheme: bool = False) -> None:
+    """Refuse what is no address, and a password in one: a settings file is no place for secrets.
+
+    Raises UsageError `profile.url-invalid`, `config.url-secret` (which does not repeat it).
+    """
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    authority, _, path = rest.partition("/")
+    login, _, host = authority.rpartition("@")
+    if login:
+        raise UsageError("config.url-secret", url=f"{scheme}{separator}{host}/{path}".rstrip("/"))
+    if needs_scheme and scheme.lower() not in _SCHEMES:
+        raise UsageError("profile.url-invalid", url=url)
 
 
 def change(app: App, key: str, value: str | None) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
-from rfctl.cli.config import change, edit
+from rfctl.cli.config import change, check_address, edit
 from rfctl.core.error import UsageError
 from rfctl.core.near import find_near
 from rfctl.core.setting import EMBEDDED, Profile
@@ -36,12 +34,16 @@ def add(app: App, name: str, ollama_url: str | None, ragflow_url: str | None) ->
     """Add or change a profile; a server that is left out is the embedded engine."""
     _check_name(name)
     path = app.settings.user_file
-    for key, url in (("ollama_url", ollama_url), ("ragflow_url", ragflow_url)):
-        if url is not None and urlsplit(url).scheme not in ("http", "https"):
-            raise UsageError("profile.url-invalid", url=url)
-        edit(path, f"profiles.{name}.{key}", url or "")
+    for url in (ollama_url, ragflow_url):
+        if url is not None:
+            check_address(url, needs_scheme=True)
+    changed = edit(path, f"profiles.{name}.ollama_url", ollama_url or "")
+    changed = edit(path, f"profiles.{name}.ragflow_url", ragflow_url or "") or changed
     app.out.result(Profile(name, ollama_url or "", ragflow_url or ""))
-    app.out.say("profile.added", profile=name, path=path)
+    if changed:
+        app.out.say("profile.added", profile=name, path=path)
+    else:
+        app.out.say("config.unchanged", key=f"profiles.{name}", path=path)
 
 
 @command("use")
