@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfctl.core.error import UsageError
+from rfctl.core.error import RefusedError, RfctlError, UsageError
+from rfctl.stack.change import change
 from rfctl.stack.child import Capture, run
 from rfctl.stack.compose import Compose, explain
 from rfctl.stack.project import (
@@ -24,6 +25,7 @@ from rfctl.stack.project import (
     parse_env,
     public_values,
     secret_faults,
+    set_values,
 )
 
 
@@ -47,9 +49,40 @@ def test_init_never_replaces_the_passwords_of_a_database(tmp_path: Path) -> None
     project = Project(tmp_path)
     initialise(project, size="small")
     before = project.env_file.read_bytes()
-    again = initialise(project, size="large", web_port=9999)
-    assert (again.created, again.size, again.web_port) == (False, "small", 8080)
+    with pytest.raises(RefusedError) as caught:
+        initialise(project, size="large", web_port=9999)
+    assert caught.value.id == "stack.kept"
     assert project.env_file.read_bytes() == before
+    assert change(project).changed == ()
+    assert project.env_file.read_bytes() == before
+
+
+def test_an_existing_stack_takes_what_is_asked_for_and_keeps_its_passwords(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    initialise(project, size="small")
+    before = project.read()
+    made = change(project, size="large", addons=("tei", "tls"), api_port=9381)
+    after = project.read()
+    assert {name: after[name] for name in SECRETS} == {name: before[name] for name in SECRETS}
+    assert (made.created, made.size, made.addons, made.missing) == (
+        False, "large", ("tei", "tls"), ("RFCTL_TLS_BIND", "RFCTL_TLS_NAME"),
+    )  # fmt: skip
+    assert (after["ES_MEM_LIMIT"], after["RFCTL_API_PORT"]) == ("8g", "9381")
+    assert after["COMPOSE_PROFILES"] == "elasticsearch,tei-cpu"
+    assert set(made.changed) == {name for name in after if after[name] != before.get(name)}
+    assert project.env_file.stat().st_mode & 0o777 == 0o600
+    set_values(project, {"RFCTL_TLS_NAME": "rag.example"})
+    assert change(project, size="large", addons=("tls",), name="rfctl").changed == ()
+    assert project.read()["RFCTL_TLS_NAME"] == "rag.example"
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("stack.name-fixed", {"name": "other"}),
+        ("stack.addon-late", {"addons": ("external-mysql",)}),
+        ("stack.addon-unknown", {"addons": ("sandbox",)}),
+    ]
+    for id, wish in refused:
+        with pytest.raises(RfctlError) as caught:
+            change(project, **wish)
+        assert caught.value.id == id
 
 
 def test_init_refuses_names_that_compose_refuses(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rfctl.cli.stack_context import print_services, stack_compose, stack_project
 from rfctl.core.error import RefusedError
 from rfctl.stack import lifecycle
 from rfctl.stack.adopt import adopted_name, look
+from rfctl.stack.change import change
 from rfctl.stack.check_network import is_loopback_address
 from rfctl.stack.collector import machine_memory
 from rfctl.stack.project import ADDONS, SIZES, choose_size, initialise
@@ -20,23 +21,44 @@ from rfctl.stack.project import ADDONS, SIZES, choose_size, initialise
 @command("init")
 @click.option("--size", type=click.Choice(SIZES))
 @click.option("--add", multiple=True, type=click.Choice(list(ADDONS)), metavar="NAME")
-@click.option("--name", default="rfctl", metavar="NAME")
-@click.option("--web-port", type=click.IntRange(1, 65535), default=8080, metavar="N")
-@click.option("--api-port", type=click.IntRange(1, 65535), default=9380, metavar="N")
-def init(app: App, size: str | None, add: tuple[str, ...], name: str, web_port: int, api_port: int) -> None:
-    """A file that is there stays as it is: databases keep the passwords of their first start."""
-    made = initialise(
-        stack_project(app),
-        size=size or choose_size(machine_memory()),
-        addons=tuple(dict.fromkeys(add)),
-        name=name,
-        web_port=web_port,
-        api_port=api_port,
-        time_zone=os.environ.get("TZ", "").lstrip(":") or "UTC",
-    )
+@click.option("--name", metavar="NAME")
+@click.option("--web-port", type=click.IntRange(1, 65535), metavar="N")
+@click.option("--api-port", type=click.IntRange(1, 65535), metavar="N")
+def init(
+    app: App,
+    size: str | None,
+    add: tuple[str, ...],
+    name: str | None,
+    web_port: int | None,
+    api_port: int | None,
+) -> None:
+    """In a file that is there only what the options say is changed; its passwords stay."""
+    project = stack_project(app)
+    addons = tuple(dict.fromkeys(add))
+    if project.is_initialised:
+        made = change(
+            project,
+            size=size or "",
+            addons=addons,
+            name=name or "",
+            web_port=web_port or 0,
+            api_port=api_port or 0,
+        )
+    else:
+        made = initialise(
+            project,
+            size=size or choose_size(machine_memory()),
+            addons=addons,
+            name=name or "rfctl",
+            web_port=web_port or 8080,
+            api_port=api_port or 9380,
+            time_zone=os.environ.get("TZ", "").lstrip(":") or "UTC",
+        )
     app.out.report(made)
     if made.created:
         app.out.say("stack.made", path=made.path, size=made.size)
+    elif made.changed:
+        app.out.say("stack.changed", path=made.path, names=", ".join(made.changed))
     else:
         app.out.say("stack.kept", path=made.path)
     app.out.say("stack.login", email=made.admin_email, path=made.path)

@@ -9,14 +9,14 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rfctl.core.data import data_folder
-from rfctl.core.error import RfctlError, UsageError
+from rfctl.core.error import RefusedError, RfctlError, UsageError
 from rfctl.core.file import write_atomic
 
 SECRETS: Mapping[str, int] = {
@@ -123,8 +123,8 @@ class Project:
 
 @dataclass(frozen=True)
 class Made:
-    """What `init` did. created: False when the file was there and stays as it is; missing: settings that
-    the chosen add-ons need and that are still empty."""
+    """What `init` did. created: False when the file was there; missing: settings that the chosen add-ons need
+    and that are still empty; changed: settings that are others now in a file that was there."""
 
     path: Path
     created: bool
@@ -133,6 +133,7 @@ class Made:
     web_port: int
     admin_email: str
     missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 @cache
@@ -160,7 +161,8 @@ def initialise(
 ) -> Made:
     """Write the settings file with fresh secrets, mode 0600; one that is there is never replaced.
 
-    Raises UsageError `stack.name-invalid`, `stack.addon-unknown`; RfctlError `stack.unwritable`.
+    Raises UsageError `stack.name-invalid`, `stack.addon-unknown`; RefusedError `stack.kept`; RfctlError
+    `stack.unwritable`.
     """
     if not _NAME.fullmatch(name):
         raise UsageError("stack.name-invalid", name=name)
@@ -168,17 +170,7 @@ def initialise(
         if addon not in ADDONS:
             raise UsageError("stack.addon-unknown", name=addon, known=", ".join(ADDONS))
     if project.is_initialised:
-        have = project.read()
-        port = have.get("RFCTL_WEB_PORT", "8080")
-        return Made(
-            project.env_file,
-            False,
-            have.get("RFCTL_SIZE", ""),
-            project.addons(),
-            int(port) if port.isdigit() else 8080,
-            have.get("RFCTL_ADMIN_EMAIL", ""),
-            missing_values(have),
-        )
+        raise RefusedError("stack.kept", path=project.env_file)
     values = {
         "RFCTL_PROJECT": name,
         "RFCTL_SIZE": size,
@@ -193,10 +185,7 @@ def initialise(
         **pins()["sizes"][size]["env"],
         **{variable: secrets.token_hex(count) for variable, count in SECRETS.items()},
     }
-    if "tei" in addons:
-        # RAGFlow takes the embedding server when this word is in its profiles (v0.27 docker/README).
-        values |= {"COMPOSE_PROFILES": "elasticsearch,tei-cpu", "TEI_MODEL": TEI_MODEL}
-    values |= {variable: "" for addon in addons for variable in REQUIRED.get(addon, ())}
+    values |= addon_values(addons)
     text = "".join(f"{key}={value}\n" for key, value in values.items())
     try:
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -205,6 +194,15 @@ def initialise(
         raise RfctlError("stack.unwritable", path=project.env_file, detail=str(error)) from error
     email = values["RFCTL_ADMIN_EMAIL"]
     return Made(project.env_file, True, size, addons, web_port, email, missing_values(values))
+
+
+def addon_values(addons: Sequence[str]) -> dict[str, str]:
+    """Settings that come with add-ons; "" for those that only the owner knows."""
+    values = {variable: "" for addon in addons for variable in REQUIRED.get(addon, ())}
+    if "tei" in addons:
+        # RAGFlow takes the embedding server when this word is in its profiles (v0.27 docker/README).
+        values |= {"COMPOSE_PROFILES": "elasticsearch,tei-cpu", "TEI_MODEL": TEI_MODEL}
+    return values
 
 
 def parse_env(text: str) -> dict[str, str]:
