@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,8 +129,12 @@ def test_the_linux_script_writes_and_takes_back(tmp_path: Path) -> None:
     assert "OLLAMA_HOST=172.17.0.1:11434" in (unit.with_name("ollama.service.d") / "rfctl.conf").read_text(
         encoding="ascii"
     )
+    profile = tmp_path / "etc" / "profile.d" / "rfctl-ollama.sh"
+    # `ollama` and `rfctl` on this machine look where Ollama listens now.
+    assert profile.read_text(encoding="ascii") == "export OLLAMA_HOST=172.17.0.1:11434\n"
     run("--undo")
     assert not sysctl.exists()
+    assert not profile.exists()
     assert list(unit.with_name("ollama.service.d").iterdir()) == []
 
 
@@ -145,34 +149,62 @@ def run_script(name: str, root: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+APT = "https://download.docker.com/linux"
+
+
 @pytest.mark.parametrize(
     ("release", "line"),
     [
-        ("ID=ubuntu\nVERSION_CODENAME=noble\n", "https://download.docker.com/linux/ubuntu noble stable"),
-        (
-            "ID=debian\nVERSION_CODENAME=bookworm\n",
-            "https://download.docker.com/linux/debian bookworm stable",
-        ),
+        ("ID=ubuntu\nVERSION_CODENAME=noble\n", f"{APT}/ubuntu noble stable"),
+        ("ID=debian\nVERSION_CODENAME=bookworm\n", f"{APT}/debian bookworm stable"),
         (
             'ID=linuxmint\nID_LIKE="ubuntu debian"\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble\n',
-            "https://download.docker.com/linux/ubuntu noble stable",
+            f"{APT}/ubuntu noble stable",
         ),
     ],
 )
 def test_the_engine_comes_from_the_right_place(tmp_path: Path, release: str, line: str) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "os-release").write_text(release, encoding="ascii")
+    if shutil.which("dpkg", path="/usr/bin:/bin") is None:
+        pytest.skip("asks dpkg for the architecture")
     shown = run_script("install-docker.sh", tmp_path, "--what-if")
     assert shown.returncode == 0, shown.stderr
     assert "would run: apt-get install -y docker-ce docker-ce-cli" in shown.stdout
     assert [path.name for path in (tmp_path / "etc").iterdir()] == ["os-release"]
-    if shutil.which("dpkg", path="/usr/bin:/bin") is None:
-        pytest.skip("the rest asks dpkg for the architecture")
-    assert run_script("install-docker.sh", tmp_path).returncode == 0
     written = tmp_path / "etc" / "apt" / "sources.list.d" / "rfctl-docker.list"
-    assert written.read_text(encoding="ascii").endswith(f"signed-by=/etc/apt/keyrings/docker.asc] {line}\n")
+    for _ in range(2):
+        assert run_script("install-docker.sh", tmp_path).returncode == 0
+        assert written.read_text(encoding="ascii").endswith(
+            f"signed-by=/etc/apt/keyrings/rfctl-docker.asc] {line}\n"
+        )
     assert run_script("install-docker.sh", tmp_path, "--undo").returncode == 0
     assert not written.exists()
+
+
+@pytest.mark.parametrize(
+    ("release", "place"),
+    [
+        ("ID=fedora\nVERSION_ID=43\n", "fedora/43"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.6"\n', "centos/9"),
+        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="10.0"\n', "centos/10"),
+        ('ID="openEuler"\nVERSION_ID="24.03"\n', "centos/9"),
+    ],
+)
+def test_the_engine_for_distributions_with_rpm(tmp_path: Path, release: str, place: str) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "os-release").write_text(release, encoding="ascii")
+    mirror = "https://mirror.example/docker-ce"
+    shown = run_script("install-docker.sh", tmp_path, "--what-if", "--mirror", mirror)
+    assert re.search(r"would run: (dnf|yum) install -y docker-ce docker-ce-cli", shown.stdout), shown.stderr
+    assert run_script("install-docker.sh", tmp_path, "--mirror", f"{mirror}/").returncode == 0
+    repository = tmp_path / "etc" / "yum.repos.d" / "rfctl-docker.repo"
+    text = repository.read_text(encoding="ascii")
+    assert f"baseurl={mirror}/linux/{place}/$basearch/stable\n" in text
+    assert f"gpgkey={mirror}/linux/{place.partition('/')[0]}/gpg\n" in text
+    assert "gpgcheck=1\n" in text
+    assert run_script("install-docker.sh", tmp_path, "--undo").returncode == 0
+    assert not repository.exists()
 
 
 def test_the_engine_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -181,20 +213,39 @@ def test_the_engine_script_refuses_what_it_does_not_know(tmp_path: Path) -> None
     done = run_script("install-docker.sh", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "docs.docker.com" in done.stderr
-    assert run_script("install-docker.sh", tmp_path, "--what").returncode == 2
+    for arguments in (("--what",), ("--mirror",)):
+        assert run_script("install-docker.sh", tmp_path, *arguments).returncode == 2
+
+
+def test_what_somebody_else_installed_is_not_removed(tmp_path: Path) -> None:
+    unit = tmp_path / "etc" / "systemd" / "system" / "ollama.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\n", encoding="ascii")
+    for name in ("install-ollama.sh", "install-docker.sh"):
+        done = run_script(name, tmp_path, "--undo")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "nothing is removed" in done.stdout
+    assert unit.exists()
+    assert run_script("install-ollama.sh", tmp_path).stdout == "Ollama is already here.\n"
 
 
 def test_ollama_is_removed_but_not_its_models(tmp_path: Path) -> None:
     models = tmp_path / "usr" / "share" / "ollama" / ".ollama" / "models"
     models.mkdir(parents=True)
-    unit = tmp_path / "etc" / "systemd" / "system" / "ollama.service"
-    unit.parent.mkdir(parents=True)
-    unit.write_text("[Service]\n", encoding="ascii")
     assert "ollama.com/install.sh" in run_script("install-ollama.sh", tmp_path, "--what-if").stdout
-    assert unit.exists()
+    assert list((tmp_path / "usr").iterdir()) == [tmp_path / "usr" / "share"]
+    assert run_script("install-ollama.sh", tmp_path).returncode == 0
+    # What the installer would have made.
+    unit = tmp_path / "etc" / "systemd" / "system" / "ollama.service"
+    library = tmp_path / "usr" / "local" / "lib" / "ollama" / "libggml.so"
+    for path in (unit, library):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     assert run_script("install-ollama.sh", tmp_path, "--undo").returncode == 0
     assert models.exists()
     assert not unit.exists()
+    assert not library.parent.exists()
+    assert "nothing is removed" in run_script("install-ollama.sh", tmp_path, "--undo").stdout
 
 
 def test_the_unit_and_the_override_keep_to_what_the_stack_does() -> None:
@@ -206,14 +257,3 @@ def test_the_unit_and_the_override_keep_to_what_the_stack_does() -> None:
     override = (FOLDER / "linux" / "ollama-override.conf").read_text(encoding="ascii")
     assert "Environment=OLLAMA_HOST=172.17.0.1:11434\n" in override
     assert "After=docker.service" in override
-
-
-def test_shell_scripts_pass_shellcheck() -> None:
-    program = shutil.which(
-        "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
-    if program is None:
-        pytest.skip("shellcheck is not installed")
-    for path in FOLDER.rglob("*.sh"):
-        done = subprocess.run([program, str(path)], capture_output=True, encoding="utf-8", check=False)
-        assert done.returncode == 0, done.stdout
