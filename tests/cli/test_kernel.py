@@ -156,6 +156,8 @@ def test_usage_errors_name_the_nearest_command(rfctl: Run) -> None:
         (("modle",), "cli.command-unknown", "rfctl model"),
         (("model", "zzz"), "cli.command-unknown", "rfctl model --help"),
         (("model", "push", "--quantise", "q8_0", "x"), "cli.option-unknown", "rfctl model push --quantize"),
+        (("kb", "search", "--top", "3", "x"), "cli.option-unknown", "rfctl kb search --help"),
+        (("model", "push", "--ctx", "3", "x"), "cli.option-unknown", "rfctl model push --num-ctx"),
         (("model", "check"), "cli.value-missing", "rfctl model check --help"),
         (("model", "--quiet"), "cli.command-missing", "rfctl model --help"),
         (("model", "show", "a", "b"), "cli.argument-extra", "rfctl model show --help"),
@@ -217,7 +219,7 @@ def test_a_page_of_help_is_in_one_language(rfctl: Run) -> None:
     assert "Groups: host, docker" in rfctl("doctor", "--help").out
     push = rfctl("model", "push", "--help").out
     assert push.count("DIR_OR_GGUF") == 1, "an argument is no option"
-    assert push.index("\nOptions:\n  --quantize TYPE") > push.index("rfctl model push [OPTIONS] DIR_OR_GGUF")
+    assert push.index("\nOptions:\n  --quantize, --outtype TYPE") > push.index("rfctl model push [OPTIONS] DIR_OR_GGUF")
 
 
 def test_version_json(rfctl: Run) -> None:

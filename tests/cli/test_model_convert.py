@@ -200,6 +200,14 @@ def test_convert_with_an_adapter(rfctl: Run, golden: Path, tmp_path: Path) -> No
     assert rfctl("model", "convert", "Tiny-7M", "-o", "plain.gguf").code == 0
     assert rfctl("model", "convert", "Tiny-7M", "--adapter", "adapter", "-o", "a.gguf").code == 0
     assert rfctl("model", "convert", "adapter", "-o", "b.gguf").code == 0
+    for words, command in (
+        (("adapter",), f"{tmp_path / 'adapter'}"),
+        (("Tiny-7M", "--adapter", "adapter"), f"{tmp_path / 'Tiny-7M'} --adapter adapter"),
+    ):
+        checked = rfctl("model", "check", *words).out.splitlines()
+        assert str(tmp_path / "Tiny-7M") in checked[0]
+        assert "adapter" in checked[0]
+        assert checked[-1].endswith(f"rfctl model push {command}")
     plain, first, second = ((tmp_path / f"{name}.gguf").read_bytes() for name in ("plain", "a", "b"))
     assert first == second != plain
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}), "utf-8")

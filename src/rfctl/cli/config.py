@@ -26,9 +26,19 @@ def show(app: App, origin: bool) -> None:
         {"settings": values, "user_file": app.settings.user_file, "project_file": app.settings.project_file}
     )
     if origin:
-        app.out.table(("SETTING", "VALUE", "ORIGIN"), [(v.name, v.value or "-", v.origin) for v in values])
+        app.out.table(
+            [
+                app.out.text("output.column-setting"),
+                app.out.text("output.column-value"),
+                app.out.text("output.column-origin"),
+            ],
+            [(v.name, v.value or "-", v.origin) for v in values],
+        )
     else:
-        app.out.table(("SETTING", "VALUE"), [(v.name, v.value or "-") for v in values])
+        app.out.table(
+            [app.out.text("output.column-setting"), app.out.text("output.column-value")],
+            [(v.name, v.value or "-") for v in values],
+        )
 
 
 @command("set")

@@ -88,7 +88,13 @@ def rm(app: App, name: str, yes: bool) -> None:
 @command("push")
 @click.argument("source", metavar="DIR_OR_GGUF", type=click.Path(path_type=Path))
 @click.argument("name", metavar="[NAME[:TAG]]", required=False)
-@click.option("--quantize", metavar="TYPE", help="Type to convert a directory to, such as Q4_K_M or Q8_0.")
+@click.option(
+    "--quantize",
+    "--outtype",
+    "quantize",
+    metavar="TYPE",
+    help="Type to convert a directory to, such as Q4_K_M or Q8_0.",
+)
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
 @click.option("--num-ctx", type=click.IntRange(min=1))
 @click.option("--system", metavar="TEXT", help="System prompt.")

@@ -36,7 +36,7 @@ bundle = Noun(
 @click.argument("source", metavar="DIR_OR_GGUF", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME[:TAG]")
-@click.option("--quantize", metavar="TYPE")
+@click.option("--quantize", "--outtype", "quantize", metavar="TYPE")
 @click.option("--num-ctx", type=click.IntRange(min=1))
 @click.option("--modelfile", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--part-size", metavar="MIB", type=click.IntRange(min=1, max=65536), default=256)

@@ -63,7 +63,7 @@ def check(
     else:
         hub, report = _check_repo(app, repo, num_ctx, adapter, outtype, wanted)
     app.out.report(_document(report, hub, wanted, app.language))
-    print_report(app, report, hub)
+    print_report(app, report, hub, source, adapter)
     if not report.will_work:
         raise click.exceptions.Exit(EXIT_VERDICT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfctl.cli.app import App
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
     from rfctl.converter.finding import Verdict
 
 
-def print_report(app: App, report: CheckReport, hub: HubModel | None) -> None:
-    """Sizes, what each authority says, findings and the last word; nothing in JSON mode."""
+def print_report(
+    app: App, report: CheckReport, hub: HubModel | None, source: str = "", adapter: Path | None = None
+) -> None:
+    """Sizes, what each authority says, findings and the last word; nothing in JSON mode.
+
+    source, adapter: what was asked about. The directory of an adapter alone is checked with its base, and is
+    what the next command needs.
+    """
     out = app.out
     if not out.is_human:
         return
@@ -60,7 +67,9 @@ def print_report(app: App, report: CheckReport, hub: HubModel | None) -> None:
                 out.text("check.hub-read", size=human_bytes(hub.bytes_read), count=hub.requests),
             )
         )
-    out.line(clean(str(report.path)))
+    asked = str(report.path) if hub is not None or not source else str(Path(source).absolute())
+    whole = list(dict.fromkeys([str(report.path), asked, *([str(adapter)] if adapter else [])]))
+    out.line(clean(" + ".join(whole)))
     width = max(cell_width(label) for label, _ in rows)
     for label, value in rows:
         out.line(f"  {label}{' ' * (width - cell_width(label))}  {clean(value)}")
@@ -86,7 +95,8 @@ def print_report(app: App, report: CheckReport, hub: HubModel | None) -> None:
             out.line(f"  {out.text('cli.next')}: {clean(text.next)}")
     out.line()
     if report.will_work:
-        out.say("check.works", path=quote_path(report.path))
+        words = [quote_path(asked), *(["--adapter", quote_path(adapter)] if adapter else [])]
+        out.say("check.works", path=" ".join(words))
     else:
         out.say("check.fails" if report.errors else "check.open")
 

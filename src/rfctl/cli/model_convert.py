@@ -25,7 +25,14 @@ ENGINES = ("rfctl", "llama.cpp")
 @command("convert")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--output-file", "target", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--outtype", default="auto", metavar="TYPE", help="auto, f32, f16, bf16, q8_0, Q4_K_M, ...")
+@click.option(
+    "--outtype",
+    "--quantize",
+    "outtype",
+    default="auto",
+    metavar="TYPE",
+    help="auto, f32, f16, bf16, q8_0, Q4_K_M, ...",
+)
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="LoRA adapter to merge.")
 @click.option("--as-adapter", is_flag=True, help="Write the adapter itself, do not merge it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; all cores by default.")

@@ -23,7 +23,15 @@ def ls(app: App) -> None:
         ("*" if p.name == used else "", p.name, p.ollama_url or EMBEDDED, p.ragflow_url or EMBEDDED)
         for p in profiles
     ]
-    app.out.table(("", "NAME", "OLLAMA", "RAGFLOW"), rows)
+    app.out.table(
+        [
+            "",
+            app.out.text("output.column-name"),
+            app.out.text("output.column-ollama"),
+            app.out.text("output.column-ragflow"),
+        ],
+        rows,
+    )
 
 
 @command("add")

@@ -50,8 +50,12 @@ def explain_usage(error: click.ClickException) -> UsageError:
                 "cli.command-unknown", path=path, name=error.command_name, hint=_nearest(error, hint)
             )
         case click.NoSuchOption():
-            close = f"{path} {error.possibilities[0]}" if error.possibilities else hint
-            return UsageError("cli.option-unknown", path=path, name=error.option_name, hint=close)
+            return UsageError(
+                "cli.option-unknown",
+                path=path,
+                name=error.option_name,
+                hint=_nearest_option(error, path, hint),
+            )
         case click.BadOptionUsage():
             return UsageError("cli.option-use", name=error.option_name, detail=error.message, hint=hint)
         case click.MissingParameter():
@@ -64,6 +68,17 @@ def explain_usage(error: click.ClickException) -> UsageError:
             if error.message == "Missing command.":
                 return UsageError("cli.command-missing", path=path, hint=hint)
             return UsageError("cli.usage", detail=error.format_message(), hint=hint)
+
+
+def _nearest_option(error: click.NoSuchOption, path: str, default: str) -> str:
+    """The option that holds the given word, or is spelled much like it; another one would only mislead."""
+    options = (
+        [name for one in error.ctx.command.get_params(error.ctx) for name in one.opts] if error.ctx else []
+    )
+    given = error.option_name.lstrip("-")
+    held = [name for name in options if given in name.split("-")]
+    close = held or difflib.get_close_matches(error.option_name, options, n=1, cutoff=0.75)
+    return f"{path} {close[0]}" if close else default
 
 
 def _nearest(error: click.exceptions.NoSuchCommand, default: str) -> str:
