@@ -188,12 +188,37 @@ def test_a_server_that_comes_back_is_reached_again(
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_stays(tunnel: Run, echo: Echo) -> None:
-    done = tunnel("open", "--map", f"{echo.port}:11434")
+    done = tunnel("open", "--map", f"{free_port()}:1", "--map", f"{echo.port}:11434")
     assert done.code == 1
-    assert done.err.splitlines()[-4].startswith(
-        "error[tunnel.forward-refused]: cloud was reached, but a port"
+    assert done.err.splitlines()[-4] == (
+        "error[tunnel.forward-refused]: cloud was reached, but a port could not be opened: "
+        f"bind [127.0.0.1]:{echo.port}: Address already in use"
     )
     assert tunnel("status").err == "There is no tunnel\n"
+
+
+def test_an_address_of_another_machine_is_named(tunnel: Run) -> None:
+    done = tunnel("open", "--map", f"{free_port()}:1", "--bind", "203.0.113.1", "--i-know")
+    assert (done.code, done.err.splitlines()[1][:60]) == (
+        1,
+        "error[tunnel.no-address]: 203.0.113.1 is no address of this ",
+    )
+
+
+def test_a_service_that_does_not_answer_is_said_at_once(tunnel: Run, echo: Echo) -> None:
+    """ssh opens the port whether or not somebody listens on the other side."""
+    nobody = free_port()
+    maps = ("--map", f"{free_port()}:{echo.port}", "--map", f"{free_port()}:{nobody}")
+    done = tunnel("open", *maps)
+    assert done.code == 0, done.err
+    said = [line for line in done.err.splitlines() if line.startswith("Nothing answers")]
+    assert said == [
+        f"Nothing answers at 127.0.0.1:{nobody} of cloud yet: its service is not running, or the server "
+        "forbids forwarding"
+    ]
+    again = json.loads(tunnel("open", *maps, "--json").out)
+    assert [one["target_port"] for one in again["silent"]] == [nobody]
+    assert again["unchanged"] is True
 
 
 def test_a_server_that_is_not_there_and_one_that_is_not_known(

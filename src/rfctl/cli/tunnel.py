@@ -19,6 +19,7 @@ from rfctl.stack.tunnel import (
     check_host,
     check_name,
     current,
+    find_silent,
     parse_forward,
     places,
 )
@@ -64,12 +65,15 @@ def open_(
         str(ssh_config.absolute()) if ssh_config else "",
     )
     state, is_new = open_tunnel(plan, _folder(app), reporter=app.reporter())
-    app.out.report({"unchanged": not is_new, **_document(state)})
+    silent = find_silent(plan.forwards)
+    app.out.report({"unchanged": not is_new, **_document(state), "silent": silent})
     app.out.say("tunnel.opened" if is_new else "tunnel.open-already", name=plan.name, host=host)
     for forward in plan.forwards:
         here = f"{forward.bind}:{forward.port}"
         there = f"{forward.target}:{forward.target_port}"
         app.out.say("tunnel.reverse" if reverse else "tunnel.forward", here=here, there=there, host=host)
+    for forward in silent:
+        app.out.note("tunnel.silent", host=host, there=f"{forward.target}:{forward.target_port}")
     if reverse and not is_loopback_address(address):
         app.out.note("tunnel.reverse-address", host=host, address=address)
     app.out.note("tunnel.next", name=plan.name)

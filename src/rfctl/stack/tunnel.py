@@ -6,9 +6,12 @@ agent), so that nothing here ever sees a secret. Options: OpenSSH's ssh_config m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import selectors
 import shlex
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +31,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # OpenSSH's channels.c, channel_fwd_bind_addr.
 _REBOUND = "overridden by server GatewayPorts"
+_CHATTER = ("debug", "OpenSSH_", "Authenticated to", "Transferred:", "Bytes per")
+_AFTER_BIND = ("channel_setup_fwd_listener", "Could not request local forwarding")
+# So long a far end that refuses the connection takes to say so, there and back.
+PROBE_SECONDS = 2.0
 _OPTIONS = (
     "BatchMode=yes",
     "ExitOnForwardFailure=yes",
@@ -223,13 +230,13 @@ class Progress:
             self.is_rebound, self.detail = True, text.removeprefix("debug1: Remote: ")[:300]
         elif text.startswith("debug1: Entering interactive session"):
             self._is_session = True
-        elif (
-            not self.is_rebound
-            and text
-            and not text.startswith(("debug", "OpenSSH_", "Authenticated to", "Transferred:", "Bytes per"))
-        ):
+        elif text and not text.startswith(_CHATTER) and not self._is_said(text):
             self.detail = text[:300]
         return self.is_up
+
+    def _is_said(self, text: str) -> bool:
+        """ssh says which port it is, and then twice more that something went wrong."""
+        return self.is_rebound or (self.detail.startswith("bind [") and text.startswith(_AFTER_BIND))
 
     @property
     def is_up(self) -> bool:
@@ -238,6 +245,35 @@ class Progress:
             and self._is_session
             and self._confirmed >= sum(one.is_reverse for one in self.forwards)
         )
+
+
+def find_silent(forwards: Sequence[Forward], seconds: float = PROBE_SECONDS) -> list[Forward]:
+    """The forwards from here behind which nobody listens: ssh accepts a connection and ends it again.
+
+    A service that waits for a question keeps it open; nothing is sent to it.
+    """
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        silent = []
+        for one in forwards:
+            if one.is_reverse:
+                continue
+            try:
+                connection = socket.create_connection((one.bind, one.port), timeout=seconds)
+            except OSError:
+                silent.append(one)
+                continue
+            stack.enter_context(connection)
+            selector.register(connection, selectors.EVENT_READ, (one, connection))
+        deadline = time.monotonic() + seconds
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                forward, connection = key.data
+                selector.unregister(connection)
+                with contextlib.suppress(OSError):
+                    if connection.recv(1):
+                        continue  # it greets, as a database does
+                silent.append(forward)
+        return silent
 
 
 def changed(old: State, /, **values: Any) -> State:

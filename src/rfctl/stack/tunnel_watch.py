@@ -100,6 +100,8 @@ def _failure(plan: Plan, detail: str) -> RfctlError:
     lower = detail.lower()
     if "gatewayports" in lower:
         return RfctlError("tunnel.gateway-ports", host=plan.host, address=plan.forwards[0].bind)
+    if "cannot assign requested address" in lower:
+        return RfctlError("tunnel.no-address", address=plan.forwards[0].bind, detail=detail)
     if "forward" in lower or "address already in use" in lower or "bind" in lower:
         ports = ", ".join(str(one) for one in plan.forwards)
         return RfctlError("tunnel.forward-refused", host=plan.host, forwards=ports, detail=detail)
