@@ -257,3 +257,20 @@ def test_the_unit_and_the_override_keep_to_what_the_stack_does() -> None:
     override = (FOLDER / "linux" / "ollama-override.conf").read_text(encoding="ascii")
     assert "Environment=OLLAMA_HOST=172.17.0.1:11434\n" in override
     assert "After=docker.service" in override
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_for_windows_names_what_is_there(language: str) -> None:
+    """Its rfctl lines are taken apart by the tests of the pages; here are the others."""
+    text = (FOLDER.parent / "docs" / language / "windows.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    # Every place to type is one that the page explains.
+    assert {kind for kind, _ in blocks} == {"powershell", "console", "sh"}
+    lines = [line for _, block in blocks for line in block.splitlines()]
+    first = {line.split()[0] for line in lines}
+    assert first <= {"winget", "cd", "uv", "rfctl", "wsl", "ollama", "curl", ".", "cp"}
+    assert [line for line in lines if line.startswith("wsl")] == ["wsl --shutdown"]
+    # Windows' own package names are those of the scripts.
+    assert "Ollama.Ollama" in (FOLDER / "windows" / "04-ollama.ps1").read_text(encoding="ascii")
+    for name in re.findall(r"[\w-]+\.(?:ps1|sh)\b", text.replace("astral.sh/uv/install.sh", "")):
+        assert list(FOLDER.rglob(name)), name

@@ -202,18 +202,6 @@ def test_a_settings_file_of_linux_gets_its_own_line_ends() -> None:
     assert base64.b64decode(step.command[-1]) == b"[boot]\nsystemd=true\n"
 
 
-def test_ports_of_a_stack_that_is_there_are_moved_by_the_doctor() -> None:
-    machine = Machine("store", UBUNTU, "nat", frozenset({"distro"}), excluded=((9301, 9400),))
-    commands = [
-        next(one.command for one in make_plan(machine, wish, FOLDERS, "python").steps if one.id == "ports")
-        for wish in (Wish(), Wish(has_stack=True))
-    ]
-    assert commands == [
-        ("rfctl", "stack", "init", "--web-port", "8080", "--api-port", "9401"),
-        ("rfctl", "doctor", "--only", "net.excluded-ports", "--fix"),
-    ]
-
-
 @pytest.mark.parametrize(("gigabytes", "memory"), [(16, "11GB"), (32, "24GB"), (64, "48GB"), (8, "4GB")])
 def test_windows_keeps_some_memory(gigabytes: int, memory: str) -> None:
     machine = Machine("store", UBUNTU, "nat", frozenset({"desktop"}), memory=gigabytes << 30)

@@ -64,10 +64,7 @@ def wsl(
         return
     if mirror and not mirror.startswith("https://"):
         raise UsageError("wsl.mirror-invalid", mirror=mirror)
-    web_port, api_port, has_stack = _ports(app)
-    wish = Wish(
-        engine or "", ollama or "", memory, lan_port or 0, web_port, api_port, has_stack, mirror.rstrip("/")
-    )
+    wish = Wish(engine or "", ollama or "", memory, lan_port or 0, *_ports(app), mirror.rstrip("/"))
     plan = make_plan(machine, wish, folders, sys.executable)
     if action == "plan":
         app.out.report({"state": _state(machine), **vars(plan)})
@@ -172,11 +169,10 @@ def _state(machine: Machine) -> dict[str, str]:
     }
 
 
-def _ports(app: App) -> tuple[int, int, bool]:
-    """Ports of the stack, and whether there is one that has them."""
+def _ports(app: App) -> tuple[int, int]:
     from rfctl.cli.stack_context import stack_project
 
     project = stack_project(app)
     env = project.read() if project.is_initialised else {}
     web, api = env.get("RFCTL_WEB_PORT", ""), env.get("RFCTL_API_PORT", "")
-    return int(web) if web.isdigit() else 8080, int(api) if api.isdigit() else 9380, project.is_initialised
+    return int(web) if web.isdigit() else 8080, int(api) if api.isdigit() else 9380

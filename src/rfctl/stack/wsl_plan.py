@@ -32,8 +32,7 @@ _BRIDGE = "172.17.0.1"
 class Wish:
     """What the person wants; "" leaves it to what is there. engine: "desktop" or "distro"; ollama: "windows"
     or "distro"; memory: as `.wslconfig` writes it; lan_port: port for other machines, 0 for none;
-    web_port, api_port: the stack's; has_stack: it has them already; mirror: another server of Docker's
-    packages."""
+    web_port, api_port: the stack's; mirror: another server of Docker's packages."""
 
     engine: str = ""
     ollama: str = ""
@@ -41,7 +40,6 @@ class Wish:
     lan_port: int = 0
     web_port: int = 8080
     api_port: int = 9380
-    has_stack: bool = False
     mirror: str = ""
 
 
@@ -248,15 +246,12 @@ def _ports(machine: Machine, wish: Wish, ollama: str) -> list[Step]:
     steps = []
     wanted_ports = (wish.web_port, wish.api_port)
     if kept := ", ".join(str(port) for port in wanted_ports if is_kept(port)):
-        # The settings of a stack that is there are never written anew.
-        command: tuple[str, ...] = ("rfctl", "doctor", "--only", "net.excluded-ports", "--fix")
         free: list[int] = []
         for port in wanted_ports:
             while port < 65535 and (is_kept(port) or port in free):
                 port += 1
             free.append(port)
-        if not wish.has_stack:
-            command = ("rfctl", "stack", "init", "--web-port", str(free[0]), "--api-port", str(free[1]))
+        command = ("rfctl", "stack", "init", "--web-port", str(free[0]), "--api-port", str(free[1]))
         steps.append(Step("ports", HAND, command, params={"ports": kept}))
     if ollama == WINDOWS and is_kept(OLLAMA_PORT):
         reserve = f"startport={OLLAMA_PORT}"
