@@ -146,6 +146,9 @@ def test_a_key_of_another_account_than_the_web_pages(
             "the other one: rfctl stack setup --email other@example.com",
         ],
     )
+    doctor = json.loads(rfctl("doctor", "--only", "rag", "--json", env=env).out)
+    found = next(row for row in doctor["findings"] if row["id"] == "rag.api-key")
+    assert (found["verdict"], "belongs to other@example.com" in found["message"]) == ("warn", True), found
     stays = rfctl("stack", "setup", "--no-proof", "--email", "other@example.com", "--json", env=env)
     assert (stays.code, json.loads(stays.out)["made_key"]) == (0, False), stays.err
     fixed = {**env, "RAGFLOW_API_KEY": day.fresh.keys[0]}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
+from rfctl.core.address import is_loopback
 from rfctl.stack.check import Result, Verdict, check, fail, judge, ok, skip, unknown, warn
 from rfctl.stack.check_docker import version_tuple
 from rfctl.stack.evidence import Evidence
@@ -75,9 +78,21 @@ def api_key(evidence: Evidence) -> Result:
     found = evidence.reply("ragflow.datasets")
     code = found.json().get("code") if found.status == 200 else found.status
     if code == 0:
-        return ok(found=code)
+        owner, login = _accounts(evidence)
+        other = bool(owner and login) and owner.casefold() != login.casefold()
+        return warn("other-account", owner=owner, login=login) if other else ok(found=code)
     # 109: RAGFlow's code for a wrong or missing key; 401: in front of it.
     return (fail if code in (109, 401) else warn)("" if code in (109, 401) else "other", found=code)
+
+
+def _accounts(evidence: Evidence) -> tuple[str, str]:
+    """(address of the key's account, of the one that stack.env names), "" for what is not known here."""
+    if not evidence.has("ragflow.account"):
+        return "", ""
+    url, env = evidence.text("ragflow.url"), evidence.fact("stack.env")
+    ports = {env.get("RFCTL_API_PORT"), env.get("RFCTL_WEB_PORT")}
+    is_stack = is_loopback(url) and str(urlsplit(url).port) in ports
+    return evidence.text("ragflow.account"), env.get("RFCTL_ADMIN_EMAIL", "") if is_stack else ""
 
 
 @check("rag.combination", after=("rag.reachable",))

@@ -183,6 +183,11 @@ def collect_ragflow(url: str, key: str, web: str = "") -> dict[str, Any]:
             chats = ask(http, "/api/v1/chats?page_size=100")
             values["ragflow.chats"] = _pruned(chats, ("id", "dataset_ids", "datasets"))
             values["kb.unfinished"] = _unfinished(http, datasets)
+            # Whose the key is (web_page.toml of the RAGFlow client); of the account only its address is kept.
+            account = _document(ask(http, "/api/v1/users/me"))
+            data = account.get("data") if isinstance(account, dict) else None
+            if isinstance(data, dict) and isinstance(data.get("email"), str):
+                values["ragflow.account"] = data["email"]
     return values
 
 
