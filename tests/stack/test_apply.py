@@ -23,6 +23,7 @@ from rfctl.ollama.name import parse_name
 from rfctl.ollama.store import ModelStore
 from rfctl.ragflow_client.connection import connect
 from rfctl.ragflow_client.dataset import read_options
+from rfctl.ragflow_client.document import list_meta, set_meta
 from rfctl.ragflow_client.ledger import Ledger, Row
 from rfctl.stack.apply import create_request
 from rfctl.stack.apply_content import ContentMemory
@@ -112,6 +113,12 @@ def look(folder: Path) -> dict[str, Any]:
                 for one in ragflow.datasets()
                 for document in ragflow.documents(one)
             },
+            "meta": {
+                (one.name, document.name): meta
+                for one in ragflow.datasets()
+                for document in ragflow.documents(one)
+                if (meta := list_meta(ragflow.api, one).get(document.id))
+            },
             "chats": {
                 one.name: (one.model.partition("@")[0], one.dataset_names, ragflow.chat_options(one))
                 for one in ragflow.chats()
@@ -130,7 +137,12 @@ def test_everything_is_rebuilt_once(pair: Pair) -> None:
         *(("document", name, "create") for name in DOCUMENTS),
         ("chat", "helper", "create"),
     }
-    assert look(pair.second) == {"models": {}, "datasets": {}, "documents": {}, "chats": {}}
+    assert not any(look(pair.second).values())
+    here = daemon.start(pair.home / "data" / "engine").url
+    with connect(here, daemon.read_api_key(pair.home / "data" / "engine")) as ragflow:
+        (dataset,) = ragflow.datasets()
+        pump = next(one for one in ragflow.documents(dataset) if one.name == "pump.txt")
+        assert set_meta(ragflow.api, dataset, pump.id, {"source_url": "https://pump.example/a", "year": 2024})
 
     done = pair.run("apply", "-p", "second")
     assert done.code == 0, done.err
@@ -141,6 +153,7 @@ def test_everything_is_rebuilt_once(pair: Pair) -> None:
     assert there["models"]["chatty:latest"][1] == "Be brief."
     assert there["datasets"]["manuals"][1].chunk_tokens == 64
     assert there["chats"]["helper"][2]["top_n"] == 3
+    assert there["meta"] == {("manuals", "pump.txt"): {"source_url": "https://pump.example/a", "year": 2024}}
 
     again = pair.run("apply", "-p", "second", "--dry-run", "--detailed-exitcode")
     assert (again.code, again.out) == (

@@ -141,7 +141,20 @@ def rename_document(api: Api, dataset: Dataset, document: Document, name: str) -
     api.call("PATCH", path, json={"name": name}, repeatable=True)
 
 
-def set_meta(api: Api, dataset: Dataset, document_id: str, fields: Mapping[str, str]) -> bool:
+def list_meta(api: Api, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """The fields that are kept with documents, by document id; those without any are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for page in pages():
+        rows = _rows(api, dataset, {"page": page, "page_size": PAGE_SIZE})
+        found |= {
+            text(row, "id"): dict(fields) for row in rows if (fields := mapping(row.get("meta_fields")))
+        }
+        if len(rows) < PAGE_SIZE:
+            break
+    return found
+
+
+def set_meta(api: Api, dataset: Dataset, document_id: str, fields: Mapping[str, Any]) -> bool:
     """Keep these fields with a document, beside those it has; whether one of them was new or other."""
     (id,) = check_ids([document_id])
     rows = _rows(api, dataset, {"page": 1, "page_size": PAGE_SIZE, "id": id})

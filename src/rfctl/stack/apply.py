@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from rfctl.ollama.manifest import (
 from rfctl.ollama.store import ModelStore, StoredModel
 from rfctl.ragflow_client.chat_option import OPTIONS, ChatOptions
 from rfctl.ragflow_client.dataset import Dataset, read_options
-from rfctl.ragflow_client.document import hash_file
+from rfctl.ragflow_client.document import hash_file, list_meta, set_meta
 from rfctl.ragflow_client.document_file import save_document
 from rfctl.stack.apply_plan import Item, Plan, Side, chat_model, plain_name
 
@@ -139,11 +139,20 @@ class _Worker:
         except RfctlError as error:
             yield from (Outcome(item, error) for item in items)
             return
+        # Where it came from (`kb upload URL`), and what its owner has written beside it.
+        meta = list_meta(self._source.ragflow.api, self._plan.datasets[name])
         for batch in _batches(items):
             with tempfile.TemporaryDirectory(prefix="rfctl-apply-") as folder:
-                yield from self._bring(there, name, batch, Path(folder))
+                yield from self._bring(there, name, batch, Path(folder), meta)
 
-    def _bring(self, there: Dataset, name: str, items: Sequence[Item], folder: Path) -> Iterator[Outcome]:
+    def _bring(
+        self,
+        there: Dataset,
+        name: str,
+        items: Sequence[Item],
+        folder: Path,
+        meta: Mapping[str, Mapping[str, Any]],
+    ) -> Iterator[Outcome]:
         dataset, paths = self._plan.datasets[name], dict[Path, Item]()
         total = sum(item.size for item in items)
         with self._reporter.stage("apply.stage-documents", total=total, count=len(items), kb=name) as stage:
@@ -176,8 +185,17 @@ class _Worker:
             {one.document_id: digests[one.path] for one in report.items if one.document_id and not one.cause},
         )
         for result in report.items:
+            item = paths[result.path]
             cause = result.cause.to_error() if result.cause is not None else None
-            yield Outcome(paths[result.path], cause)
+            fields = meta.get(self._plan.documents[name][item.name].id)
+            if cause is None and fields and result.document_id:
+                try:
+                    set_meta(self._target.ragflow.api, there, result.document_id, fields)
+                except (AuthError, UnreachableError):
+                    raise
+                except RfctlError as error:
+                    cause = error
+            yield Outcome(item, cause)
 
     # -- assistants -----------------------------------------------------------------------------
 
