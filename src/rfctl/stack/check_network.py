@@ -120,4 +120,6 @@ def container_to_host(evidence: Evidence) -> Result:
         return fail("refused", url=url)
     if found.code == 6 or "could not resolve" in text:
         return fail("name", url=url)
-    return fail(url=url, found=found.text[:200])
+    # What is not curl's talk about the connection.
+    last = [line for line in found.text.splitlines() if line.strip() and line[:1] not in "*<>{}"]
+    return fail(url=url, found=(last or [f"exit {found.code}"])[0].strip()[:200])

@@ -193,8 +193,9 @@ def _questions(
         if "ollama-pool" in known["stack.addons"]:
             url = "http://ollama-pool:11434"
         values["container.ollama-url"] = url
+        # Only -v tells why a connection failed: newer curls end with the same words for every reason.
         questions["container.ollama"] = (
-            "exec", ragflow, "curl", "-sS", "-m", "2", "--noproxy", "*", f"{url}/api/version",
+            "exec", ragflow, "curl", "-sSv", "-m", "2", "--noproxy", "*", f"{url}/api/version",
         )  # fmt: skip
         questions["docker.log.ragflow"] = ("logs", "--tail", "300", ragflow)
         questions["docker.log.ragflow-recent"] = ("logs", "--since", "5m", "--tail", "2000", ragflow)
