@@ -140,7 +140,7 @@ def test_nothing_of_a_hostile_document_or_model_is_active(page: AppTest, engine:
     engine.double.answer = f"See ![pixel]({EVIL}?q=1) [here]({EVIL}) <img src={EVIL}> \x1b[31m$x$ [ID:0]"
     ask(page, "What is the zebra secret?")
     said = sayings(page)[-1]
-    assert said.startswith(f"See !\\[pixel\\]({EVIL}?q=1) \\[here\\]({EVIL}) \\<img src={EVIL}")
+    assert said.startswith(f"See !\\[pixel\\](`{EVIL}?q=1`) \\[here\\](`{EVIL}`) \\<img src=`{EVIL}`")
     assert "\\$x\\$ :blue-badge[1]" in said
     assert "\x1b" not in said
     # Passages are shown as text, which is never read as Markdown.
@@ -239,7 +239,7 @@ def test_a_model_that_fails_leaves_the_question_to_ask_again(page: AppTest, engi
     models = engine.double.models
     engine.double.models = {name: entry for name, entry in models.items() if "embedding" in entry[0]}
     ask(page)
-    assert page.error[0].value.startswith("**helper could not answer\\: a model failed**")
+    assert page.error[0].value.startswith("**helper could not answer: a model failed**")
     engine.double.models = models
     press(page, "again")
     assert not page.error
@@ -262,7 +262,7 @@ def test_a_conversation_can_be_kept(page: AppTest, engine: Bench) -> None:
     ask(page)
     remembered: Any = page.session_state["rfctl"]
     text = write_transcript("helper", remembered.turns, "en")
-    assert text.startswith(f"# helper\n\n## {QUESTION}\n\nIt is !\\[x\\]({EVIL}) Heron. \\[1\\]\n\n")
+    assert text.startswith(f"# helper\n\n## {QUESTION}\n\nIt is !\\[x\\](`{EVIL}`) Heron. \\[1\\]\n\n")
     assert "manual.pdf, page " in text
 
 

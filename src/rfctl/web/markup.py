@@ -10,7 +10,7 @@ Streamlit's own directives; everything else is shown as the characters that it i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from rfctl.core.redact import redact
@@ -20,19 +20,26 @@ from rfctl.core.redact import redact
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 # A colon before a name and another colon is an emoji to Streamlit wherever it stands, escaped or not.
-_SHORTCODE = re.compile(r":(?=[A-Za-z+\-_][\w+\-/]*:|material/|material-outlined/)")
+_SHORTCODE = re.compile(r"(?<=:)(?=[A-Za-z+\-_][\w+\-/]*:|material/|material-outlined/)")
+# The same, and where an address begins.
+_SPLIT = re.compile(rf"{_SHORTCODE.pattern}|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 _INVISIBLE = "\u200b"
 # Indented as in a list too: it ends the list, but is read as code by no one else.
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*([\w+#.-]*)[^`]*$")
 _HEADING = re.compile(r"^( {0,3})#{1,6}(?=\s)")
 _UNDERLINE = re.compile(r"^ {0,3}(?:=+|-{2,})\s*$")
-_CODE = re.compile(r"(`+)(.*?[^`])\1(?!`)")
+_CODE = re.compile(r"(?<!`)(`+)(?!`)(.*?[^`])\1(?!`)")
 # Before a bracket of these kinds the badge would be a link, or lose what follows as its attributes.
 _CITATION = re.compile(r"\[(\d{1,3})\](?![({])")
 # Inside of code nothing is a link. These halves of one are split all the same: should a renderer see the end
 # of the code elsewhere, there is still no link.
 _LINK_PARTS = re.compile(r"(?<=[\]!])(?=[(\[:])")
-_ACTIVE = re.compile(r"[\[\]<$~\\]|:(?=:|\w+\s*[\[{])|&(?=#?\w+;)")
+# GFM makes a link of a bare address wherever it stands. As code it stays readable and can be copied, but no
+# click carries what a hostile text has put into it to its host.
+_ADDRESS = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://|www\.)[^\s<>`|\"'()\[\]{}\\\u3000-\u303f\uff00-\uffef]*", re.IGNORECASE
+)
+_ACTIVE = re.compile(r"[\[\]<$~\\]|:(?=[:\w\u200b])|&(?=#?\w+;)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def strip_controls(text: str) -> str:
 def plain(text: str) -> str:
     """Markdown that shows exactly these characters on one line: for labels, names and messages."""
     line = " ".join(strip_controls(text).split())
-    return _PUNCTUATION.sub(r"\\\1", _SHORTCODE.sub(":" + _INVISIBLE, line))
+    return _PUNCTUATION.sub(r"\\\1", _SPLIT.sub(_INVISIBLE, line))
 
 
 def quote(text: str) -> str:
@@ -104,10 +111,13 @@ def _neutralise(line: str, cited: Set[int]) -> str:
     at = 0
     for code in _CODE.finditer(line):
         pieces.append(_escape(line[at : code.start()], cited))
-        pieces.append(code[1] + _LINK_PARTS.sub(_INVISIBLE, code[2]) + code[1])
+        inside = _LINK_PARTS.sub(_INVISIBLE, code[2])
+        if "|" in inside:  # in a table the cell ends there, and the code never began
+            inside = _SPLIT.sub(_INVISIBLE, inside)
+        pieces.append(code[1] + inside + code[1])
         at = code.end()
     pieces.append(_escape(line[at:], cited))
-    return "".join(pieces)
+    return _join(pieces)
 
 
 def _escape(text: str, cited: Set[int]) -> str:
@@ -123,5 +133,25 @@ def _escape(text: str, cited: Set[int]) -> str:
 
 
 def _escape_plain(text: str) -> str:
-    text = _SHORTCODE.sub(":" + _INVISIBLE, text)
+    pieces = []
+    at = 0
+    for address in _ADDRESS.finditer(text):
+        shown = address[0].rstrip(".,;:!?*_~")
+        pieces += [_escape_words(text[at : address.start()]), f"`{shown}`"]
+        at = address.start() + len(shown)
+    pieces.append(_escape_words(text[at:]))
+    return _join(pieces)
+
+
+def _join(pieces: Sequence[str]) -> str:
+    """One after the other; backticks that meet would become one mark."""
+    joined = ""
+    for piece in pieces:
+        apart = _INVISIBLE if joined.endswith("`") and piece.startswith("`") else ""
+        joined += apart + piece
+    return joined
+
+
+def _escape_words(text: str) -> str:
+    text = _SHORTCODE.sub(_INVISIBLE, text)
     return _ACTIVE.sub(r"\\\g<0>", text).replace("`", r"\`")

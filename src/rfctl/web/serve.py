@@ -16,6 +16,8 @@ from typing import Any
 from rfctl.web.place import Place, use
 
 LOOPBACK = "127.0.0.1"
+LIGHT = {"primaryColor": "#2f6fb0", "baseRadius": "0.5rem", "paddingTop": "1rem"}
+DARK = {**LIGHT, "primaryColor": "#69a6e0"}
 SCRIPT = Path(__file__).parent / "script" / "page.py"
 
 
@@ -49,10 +51,9 @@ def options(port: int, path: str) -> dict[str, Any]:
         "client_showSidebarNavigation": False,
         "runner_magicEnabled": False,
         "logger_level": "warning",
-        "theme_primaryColor": "#2f6fb0",
-        "theme_baseRadius": "0.5rem",
-        "theme_paddingTop": "1rem",
-        "theme_sidebar_paddingTop": "0.5rem",
+        # In both sections, and not in `theme` itself: that would end the choice by the browser between them.
+        **{f"theme_light_{name}": value for name, value in LIGHT.items()},
+        **{f"theme_dark_{name}": value for name, value in DARK.items()},
     }
 
 

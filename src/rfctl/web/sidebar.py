@@ -22,7 +22,7 @@ from rfctl.web.transcript import write_transcript
 SHOWN_SESSIONS = 50
 MANY_SESSIONS = 8
 LIST_PIXELS = 330
-TITLE_WIDTH = 32
+TITLE_WIDTH = 60
 _LANGUAGE_NAMES = {"en": "English", "zh": "中文"}
 # Names that programs give, not people: the first question says more.
 _EMPTY_NAMES = (SESSION_NAME, "New session", "")
@@ -133,7 +133,7 @@ def _draw_sessions(remembered: State, ragflow: Ragflow, chat: Chat) -> None:
         for session in shown:
             name = plain(shorten(_title(session), TITLE_WIDTH))
             text = f"**{name}**" if session.id == current else name
-            if st.button(text, key=f"open-{session.id}", type="tertiary"):
+            if st.button(text, key=f"open-{session.id}", type="tertiary", wrap=False):
                 show(remembered, ragflow, chat, session)
                 st.rerun()
 

@@ -54,7 +54,7 @@ def _draw_source(remembered: State, ragflow: Ragflow, chat: Chat, source: Source
     st.caption(plain(remembered.text("web.similarity", score=score)))
     if not source.document_id:
         return
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if has_page(source):
             st.toggle(plain(remembered.text("web.show-page")), key=f"page-{key}")
         st.download_button(
