@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -78,8 +79,10 @@ def test_a_directory_comes_whole(bring: Run, remote: Path, tmp_path: Path) -> No
     (remote / "empty.txt").write_bytes(b"")
     (remote / "link.gguf").symlink_to(remote / "model.gguf")
     here = tmp_path / "here"
-    done = bring(f"{remote}/", str(here), "--quiet")
+    done = bring(f"{remote}/", str(here))
     assert done.code == 0, done.err
+    next_one = shlex.quote(str(here / remote.name))
+    assert done.err.splitlines()[-1] == f"Next: rfctl model push {next_one}"
     assert names(here / remote.name) == ["empty.txt", "link.gguf", "model.gguf", "onnx/说明 1.txt"]
     assert (here / remote.name / "link.gguf").read_bytes() == CONTENT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -36,5 +37,5 @@ def fetch(app: App, source: str, folder: Path, ssh_port: int | None, ssh_config:
     for one in found:
         size = human_bytes(one.size)
         app.out.say("bring.done" if one.is_new else "bring.same", path=one.path, size=size, sha256=one.sha256)
-    first = found[-1].path if len(found) == 1 else folder / place.path.rpartition("/")[2]
-    app.out.note("bring.next", path=first)
+    first = str(found[-1].path if len(found) == 1 else folder / place.path.rpartition("/")[2])
+    app.out.note("bring.next", path=shlex.quote(f"./{first}" if first.startswith("-") else first))
