@@ -341,3 +341,16 @@ def test_a_full_disk_is_an_error_answer(home: Path) -> None:
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+def test_a_taken_port_and_an_address_of_elsewhere_are_told_as_such(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind((daemon.LOOPBACK, 0))
+        other.listen()
+        with pytest.raises(EngineError) as caught:
+            daemon.start(tmp_path, port=other.getsockname()[1])
+    assert caught.value.id == "engine.port-taken"
+    with pytest.raises(EngineError) as caught:
+        daemon.start(tmp_path, host="192.0.2.1")
+    assert caught.value.id == "engine.port-taken"
+    assert not daemon.status(tmp_path).running

@@ -110,13 +110,20 @@ def start(
 ) -> Status:
     """The running engine, started in the background if need be; returns when it answers.
 
-    Raises UnreachableError `engine.start-timeout`, EngineError `engine.failed`, OSError.
+    Raises UnreachableError `engine.start-timeout`, EngineError `engine.port-taken`, `engine.failed`, OSError.
     """
     home = Home(directory)
     found = status(directory)
     if found.running:
         return found
     home.make()
+    try:
+        # Asked here first: what the child says of it arrives as words of a log, not as an error.
+        _bind(home, host, port).close()
+    except EngineError:
+        # An engine that another start has made holds the port rightly.
+        if not home.is_running():
+            raise
     command = [
         sys.executable,
         "-m",
