@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfctl.core.error import RfctlError
-from rfctl.stack.backup import MANIFEST, SETTINGS, read_backup
 from rfctl.stack.image import changes, record_images, recorded_images, tag, version
+from rfctl.stack.manifest import MANIFEST, SETTINGS, read_backup
 from rfctl.stack.project import Project, initialise, parse_env, set_values
 
 

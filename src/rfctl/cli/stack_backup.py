@@ -12,7 +12,8 @@ from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.consent import confirm
 from rfctl.cli.stack_context import stack_compose, stack_project
-from rfctl.stack.backup import Manifest, backup, occupied_volumes, read_backup, restore
+from rfctl.stack.backup import backup, occupied_volumes, restore
+from rfctl.stack.manifest import Manifest, read_backup
 from rfctl.stack.project import Project
 
 
