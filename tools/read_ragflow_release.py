@@ -87,6 +87,12 @@ def read_objects(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
             }
         elif kind in {"Deployment", "StatefulSet"}:
             found["pods"][f"{kind}/{name}"] = _read_pod(spec["template"])
+            if kind == "Deployment":  # RAGFlow itself; how the databases are started is not our business
+                container = spec["template"]["spec"]["containers"][0]
+                found["pods"][f"{kind}/{name}"] |= {
+                    "args": container.get("args", []),
+                    "mounts": sorted(one["mountPath"] for one in container.get("volumeMounts", [])),
+                }
     found["objects"] = {kind: sorted(names) for kind, names in sorted(found["objects"].items())}
     return found
 
@@ -102,10 +108,8 @@ def _read_pod(template: dict[str, Any]) -> dict[str, Any]:
     return {
         "labels": labels,
         "image": first["image"],
-        "args": first.get("args", []),
         "ports": {port["name"]: port["containerPort"] for port in first.get("ports", [])},
         "env_from": [next(iter(one.values()))["name"] for one in first.get("envFrom", [])],
-        "mounts": sorted(mount["mountPath"] for mount in first.get("volumeMounts", [])),
         "privileged": [
             one["name"]
             for one in [*spec.get("initContainers", []), *spec["containers"]]
