@@ -13,6 +13,7 @@ pytest.importorskip("streamlit", reason="the extra `ui` is not installed: pip in
 from ragflow_bench import KEY, Bench, Server, application, bench
 from streamlit.testing.v1 import AppTest
 
+from rfctl.engine import daemon
 from rfctl.ragflow_client.connection import connect
 from rfctl.web import place
 from rfctl.web.asking import Asking
@@ -222,17 +223,23 @@ def test_a_server_that_went_away_is_told_and_found_again(tmp_path: Path) -> None
             ragflow.upload(dataset, [MANUAL]).check()
             ragflow.create_chat("helper", [ragflow.dataset("docs")])
         use(made.url, tmp_path)
+        made.double.answer = ANSWER
         test = ask(opened())
         port = int(made.url.rpartition(":")[2])
         self_url = made.double_url
-    test.chat_input[0].set_value("Still there?").run()
-    assert not test.exception
-    assert "RAGFlow" in test.error[0].value or "server" in test.error[0].value
-    assert test.error[0].value.startswith("**")
+    ask(test, "Still there?")
+    said = sayings(test)
+    assert "8192 tokens" in said[1]
+    assert said[2] == "Still there\\?"
+    assert "RAGFlow" in test.error[0].value
+    press(test, "again")
+    assert "RAGFlow" in test.error[0].value
     with Server(application(tmp_path / "engine", self_url), port):
-        press(test, "retry")
-        assert test.subheader[0].value == "helper"
-        assert "num" in sayings(test)[0]
+        press(test, "again")
+        # The models went with the old engine's port; the question was asked again all the same.
+        assert [one.replace("\\", "") for one in sayings(test)][2] == "Still there?"
+        assert "helper could not answer" in test.error[0].value
+        assert [one for one in test.button if (one.key or "").startswith("open-")]
 
 
 def test_a_model_that_fails_leaves_the_question_to_ask_again(page: AppTest, engine: Bench) -> None:
@@ -281,3 +288,19 @@ def test_a_question_is_stopped_while_the_server_is_silent(engine: Bench) -> None
         assert (turn.question, turn.text, turn.is_stopped) == (QUESTION, "", True)
         asking.await_pause(20)
         assert asking.turn is turn
+
+
+def test_the_embedded_engine_is_started_again(tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    place.use(place.Place("en", "embedded", "", folder, tmp_path / "cache"))
+    try:
+        test = opened()
+        assert test.title[0].value == "Welcome"
+        assert daemon.stop(folder)
+        test.run()
+        assert not test.exception
+        assert not test.error
+        assert daemon.status(folder).running
+    finally:
+        place.drop()
+        daemon.stop(folder)

@@ -23,23 +23,44 @@ USER, ASSISTANT = ":material/person:", ":material/menu_book:"
 
 def draw_conversation(remembered: State, ragflow: Ragflow, chat: Chat) -> None:
     """Draw what was said, what is being said, and the field."""
+    _draw_turns(remembered, ragflow, chat)
+    if not remembered.turns and remembered.asking is None:
+        st.write(plain(remembered.text("web.hint")))
+    question = _draw_field(remembered, chat)
+    if question and remembered.asking is None:
+        _ask(remembered, ragflow, chat, question)
+    if remembered.asking is not None:
+        _follow(remembered, remembered.asking)
+
+
+def draw_history(remembered: State, chat: Chat, error: RfctlError) -> None:
+    """Draw what was said while the server is gone; a question that comes now gets `error` for an answer."""
+    if remembered.asking is not None:
+        remembered.turns.append(remembered.asking.stop())
+        remembered.asking = None
+    _draw_turns(remembered, None, chat)
+    if question := _draw_field(remembered, chat):
+        remembered.turns.append(Turn(question, error=error))
+        st.rerun()
+
+
+def _draw_turns(remembered: State, ragflow: Ragflow | None, chat: Chat) -> None:
     st.subheader(plain(shorten(chat.name, 60)), anchor=False)
     made_of = [", ".join(chat.dataset_names), chat.model.partition("@")[0]]
     st.caption(plain(" · ".join(part for part in made_of if part)))
-    for place_in_talk, turn in enumerate(remembered.turns):
-        _draw_turn(remembered, ragflow, chat, turn, place_in_talk)
-    if not remembered.turns and remembered.asking is None:
-        st.write(plain(remembered.text("web.hint")))
+    for number, turn in enumerate(remembered.turns):
+        _draw_turn(remembered, ragflow, chat, turn, number)
+
+
+def _draw_field(remembered: State, chat: Chat) -> str:
+    """The field for the next question, and the question that was sent with this click, "" for none."""
     question = st.chat_input(
         remembered.text("web.placeholder", name=shorten(chat.name, 40)),
         key="question",
         max_chars=MAX_QUESTION,
         disabled=remembered.asking is not None,
     )
-    if question and remembered.asking is None:
-        _ask(remembered, ragflow, chat, strip_controls(question))
-    if remembered.asking is not None:
-        _follow(remembered, remembered.asking)
+    return strip_controls(question).strip() if question else ""
 
 
 def _ask(remembered: State, ragflow: Ragflow, chat: Chat, question: str) -> None:
@@ -96,7 +117,7 @@ def _finish(remembered: State, turn: Turn) -> None:
     st.rerun()
 
 
-def _draw_turn(remembered: State, ragflow: Ragflow, chat: Chat, turn: Turn, number: int) -> None:
+def _draw_turn(remembered: State, ragflow: Ragflow | None, chat: Chat, turn: Turn, number: int) -> None:
     if turn.question:
         with st.chat_message("user", avatar=USER):
             st.write(plain(turn.question))
@@ -112,7 +133,8 @@ def _draw_turn(remembered: State, ragflow: Ragflow, chat: Chat, turn: Turn, numb
             draw_error(remembered, turn.error)
             if number == len(remembered.turns) - 1 and remembered.asking is None:
                 label = plain(remembered.text("web.ask-again"))
-                if st.button(label, key=f"again-{remembered.epoch}-{number}", icon=":material/refresh:"):
+                key = f"again-{remembered.epoch}-{number}"
+                if st.button(label, key=key, icon=":material/refresh:") and ragflow is not None:
                     remembered.turns.pop()
                     _ask(remembered, ragflow, chat, turn.question)
         elif not turn.text and not turn.is_stopped:

@@ -28,10 +28,9 @@ _LANGUAGE_NAMES = {"en": "English", "zh": "中文"}
 _EMPTY_NAMES = (SESSION_NAME, "New session", "")
 
 
-def draw_sidebar(remembered: State, ragflow: Ragflow, here: Place) -> Chat | None:
-    """Draw it and return the chosen assistant, None where there is none. Raises as the calls of Ragflow."""
+def draw_sidebar(remembered: State, ragflow: Ragflow, here: Place, chats: Sequence[Chat]) -> Chat | None:
+    """Draw it and return the chosen one of `chats`, or None. Raises as the calls of Ragflow."""
     with st.sidebar:
-        chats = ragflow.chats()
         if not remembered.is_restored:
             _restore(remembered, ragflow, chats, here)
         chat = _choose(remembered, chats)

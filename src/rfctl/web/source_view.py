@@ -21,7 +21,7 @@ from rfctl.web.transcript import describe_place
 MAX_PASSAGE = 6000
 
 
-def draw_sources(remembered: State, ragflow: Ragflow, chat: Chat, turn: Turn, key: str) -> None:
+def draw_sources(remembered: State, ragflow: Ragflow | None, chat: Chat, turn: Turn, key: str) -> None:
     """Cited passages first, each to unfold; what else the model was given lies behind one line."""
     cited = [source for source in turn.sources if source.cited]
     others = [source for source in turn.sources if not source.cited]
@@ -41,18 +41,20 @@ def draw_sources(remembered: State, ragflow: Ragflow, chat: Chat, turn: Turn, ke
             _draw_all(remembered, ragflow, chat, others, key)
 
 
-def _draw_all(remembered: State, ragflow: Ragflow, chat: Chat, sources: Sequence[Source], key: str) -> None:
+def _draw_all(
+    remembered: State, ragflow: Ragflow | None, chat: Chat, sources: Sequence[Source], key: str
+) -> None:
     for source in sources:
         title = plain(shorten(describe_place(source, remembered.language), 90))
         with st.expander(f":blue-badge[{source.number}] {title}"):
             _draw_source(remembered, ragflow, chat, source, f"{key}-{source.number}")
 
 
-def _draw_source(remembered: State, ragflow: Ragflow, chat: Chat, source: Source, key: str) -> None:
+def _draw_source(remembered: State, ragflow: Ragflow | None, chat: Chat, source: Source, key: str) -> None:
     st.text(strip_controls(source.content[:MAX_PASSAGE]))
     score = f"{source.similarity:.2f}"
     st.caption(plain(remembered.text("web.similarity", score=score)))
-    if not source.document_id:
+    if not source.document_id or ragflow is None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         if has_page(source):

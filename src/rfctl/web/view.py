@@ -5,9 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError
+from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.connection import Ragflow
 from rfctl.web import place
-from rfctl.web.conversation import draw_conversation
+from rfctl.web.conversation import draw_conversation, draw_history
 from rfctl.web.markup import plain
 from rfctl.web.notice import draw_error
 from rfctl.web.sidebar import draw_sidebar
@@ -25,8 +26,9 @@ def draw() -> None:
     remembered = state(here.language)
     st.set_page_config(page_title="rfctl", page_icon=ICON, layout="centered")
     try:
-        ragflow = place.client()
-        chat = draw_sidebar(remembered, ragflow, here)
+        with st.spinner(plain(remembered.text("web.connecting")), show_time=True):
+            ragflow, chats = _reach(here)
+        chat = draw_sidebar(remembered, ragflow, here, chats)
     except (UnreachableError, AuthError) as error:
         _draw_failure(remembered, error)
         return
@@ -42,11 +44,27 @@ def draw() -> None:
     draw_conversation(remembered, ragflow, chat)
 
 
+def _reach(here: place.Place) -> tuple[Ragflow, tuple[Chat, ...]]:
+    """The server with its assistants. The embedded engine is started again where it has stopped."""
+    ragflow = place.client()
+    try:
+        return ragflow, ragflow.chats()
+    except UnreachableError:
+        if here.ragflow_url:
+            raise
+        place.drop()
+        ragflow = place.client()
+        return ragflow, ragflow.chats()
+
+
 def _draw_failure(remembered: State, error: RfctlError) -> None:
-    """The server is gone: what was said stays readable, and the next try makes a new connection."""
+    """The server is gone: what was said stays readable, what was asked is kept to be asked again."""
     place.drop()
-    draw_error(remembered, error)
-    _offer_retry(remembered)
+    if remembered.chat is not None:
+        draw_history(remembered, remembered.chat, error)
+    if not remembered.turns or remembered.turns[-1].error is None:
+        draw_error(remembered, error)
+        _offer_retry(remembered)
 
 
 def _offer_retry(remembered: State) -> None:
