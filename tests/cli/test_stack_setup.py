@@ -61,7 +61,7 @@ def test_a_fresh_server_is_ready_and_the_second_time_nothing_changes(
     again = setup("--email", "rf@example.com")
     assert again.code == 0, again.err
     assert again.out.splitlines()[-2:] == [
-        "The web page shows the same to rf@example.com",
+        "The key is of rf@example.com: log in with it at the web page to see the same",
         f"unchanged: {day.url} was set up already",
     ]
     # A login would end the sessions of the account's browsers.
