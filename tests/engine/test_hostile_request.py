@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from engine_process import Engine
+from tiny_model import write_chat_model
 
 from rfctl.core.gguf_header import GgufError, read_header
 from rfctl.engine import daemon
@@ -185,6 +186,66 @@ def test_a_request_that_stops_coming_is_ended(tmp_path: Path) -> None:
         # A long answer to a whole request is not silence of the client's.
         with httpx.Client(base_url=place.geturl(), trust_env=False) as http:
             assert http.get("/api/tags").status_code == 200
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 'a' * 10000000000 }}", "repetition"),
+        ("{% for i in range(1000000000) %}{% endfor %}x", "Range"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "Recursion"),
+    ],
+)
+def test_a_model_whose_template_has_no_end_is_not_loaded(
+    engine: Engine, tmp_path: Path, template: str, reason: str
+) -> None:
+    """llama.cpp renders the template while it loads the model: the machine's memory would go with it."""
+    engine.create("endless", write_chat_model(tmp_path / "endless.gguf", template=template))
+    body = {"model": "endless", "messages": [{"role": "user", "content": "s"}], "stream": False}
+    with engine.client() as http:
+        answer = http.post("/api/chat", json=body)
+        assert answer.status_code == 500
+        assert reason in answer.json()["error"]
+        loaded = http.post("/api/generate", json={"model": "endless"})
+        assert reason in loaded.json()["error"]
+
+
+def test_a_template_that_hangs_on_some_words_ends_with_its_worker(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{% if m.content == 'zz' %}{% for i in range(90000) %}"
+        "{% for j in range(90000) %}{% endfor %}{% endfor %}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    code = (
+        "import sys; from pathlib import Path; from rfctl.engine import daemon;"
+        "from rfctl.engine.ollama import backend; backend.TEMPLATE_SECONDS = 1.5;"
+        "daemon.serve(Path(sys.argv[1]), on_ready=lambda url: print(url, flush=True))"
+    )
+    home = tmp_path / "home"
+    process = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        engine = Engine(home, process.stdout.readline().strip())
+        engine.create("late", write_chat_model(tmp_path / "late.gguf", template=template))
+        with engine.client() as http:
+
+            def ask(text: str) -> httpx.Response:
+                message = {"role": "user", "content": text}
+                body = {
+                    "model": "late",
+                    "messages": [message],
+                    "stream": False,
+                    "options": {"num_predict": 1},
+                }
+                return http.post("/api/chat", json=body)
+
+            assert ask("s").status_code == 200
+            answer = ask("zz")
+            assert (answer.status_code, "1.5 s" in answer.json()["error"]) == (500, True)
+            assert http.get("/api/ps").json() == {"models": []}
+            assert ask("s").status_code == 200
     finally:
         process.terminate()
         process.wait(20)

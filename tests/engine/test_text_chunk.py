@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rfctl.engine.text.chunk import count_tokens, split
@@ -99,6 +99,7 @@ WORDS = st.text(alphabet="ab. !？电池xyz0123456789", min_size=1, max_size=300
     delimiter=st.sampled_from(["\n", "\n.", "？"]),
 )
 @example(texts=["0. "], limit=1, delimiter="\n")
+@settings(deadline=None)
 def test_nothing_is_lost_and_nothing_too_long(texts: list[str], limit: int, delimiter: str) -> None:
     extraction = pages(*texts)
     chunks = split(extraction, limit, delimiter)

@@ -134,6 +134,12 @@ class Pool:
             await self._forget(worker)
         return error
 
+    async def abandon(self, worker: Worker) -> None:
+        """End a worker that hangs, whoever uses it; that counts as a crash."""
+        worker.kill()
+        await worker.process.wait()
+        await self._forget(worker)
+
     # -- inside ---------------------------------------------------------------------------------
 
     async def _acquire(self, spec: Spec, name: str) -> _Slot:

@@ -135,10 +135,14 @@ class Worker:
             async with asyncio.timeout(STOP_SECONDS):
                 await self.process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+            self.kill()
             await self.process.wait()
         await self._reader
+
+    def kill(self) -> None:
+        """End the process without asking it."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
     async def _read_stderr(self) -> None:
         assert self.process.stderr

@@ -12,9 +12,11 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 EXIT_LOAD_FAILED = 1
+_SPARE_BYTES = 4 << 30
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(failed,), daemon=True).start()
     try:
         server = _load(spec)
+        _bound_memory()
         answer: dict[str, object] = {"port": int(str(server.listening_address).rpartition(":")[2])}
     except (RuntimeError, ValueError) as error:
         failed.set()
@@ -75,6 +78,24 @@ def _load(spec: dict[str, Any]) -> Any:
     params.fit_params = False
     params.verbosity = 1
     return xllamacpp.Server(params)
+
+
+def _bound_memory() -> None:
+    """What a loaded model may take on top: its template can double a text until the machine has no memory.
+
+    Linux only (elsewhere the limit has no effect); buffers for computing are there when a model is loaded.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    lines = Path("/proc/self/status").read_text("ascii", errors="replace").splitlines()
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("VmData:")]
+    if sizes:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = (sizes[0] << 10) + _SPARE_BYTES
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -15,6 +16,9 @@ from rfctl.engine.failure import ApiError, WorkerError
 from rfctl.engine.pool import Pool
 from rfctl.engine.process import Worker
 
+# Rendering takes milliseconds; on a machine that is busy, a second.
+TEMPLATE_SECONDS = 30.0
+
 
 class Backend:
     """One leased worker. Every method raises ApiError: the server's own refusal with its status, or
@@ -26,8 +30,16 @@ class Backend:
         self.num_ctx = worker.spec.num_ctx
 
     async def apply_template(self, messages: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> str:
-        """The prompt as llama.cpp renders it (without a BOS that the tokenizer adds)."""
-        answer = await self._post("/apply-template", {"messages": list(messages), **extra})
+        """The prompt as llama.cpp renders it (without a BOS that the tokenizer adds).
+
+        A template comes with the model and can loop for ever, which nothing but the end of the process stops.
+        """
+        try:
+            async with asyncio.timeout(TEMPLATE_SECONDS):
+                answer = await self._post("/apply-template", {"messages": list(messages), **extra})
+        except TimeoutError:
+            await self.pool.abandon(self.worker)
+            raise WorkerError(f"the model's chat template took more than {TEMPLATE_SECONDS:g} s") from None
         return str(answer["prompt"])
 
     async def tokenize(self, text: str) -> list[int]:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rfctl.engine.failure import ApiError
-from rfctl.engine.ollama import completion, prompt, state
+from rfctl.engine.ollama import completion, prompt, state, template_check
 from rfctl.engine.ollama.answer import answer, collect, stream
 from rfctl.engine.ollama.backend import Backend
 from rfctl.engine.ollama.body import parse_duration, read_body
@@ -101,6 +101,7 @@ async def load(
         await shared.pool.unload(model.layer.digest)
         return answer(line(name, **empty_answer, done=True, done_reason="unload"))
     spec = make_spec(model, merge_options(model, body.get("options", {})))
+    await template_check.ensure(shared.models, model)
     async with shared.pool.use(spec, str(model.name), keep_alive):
         return answer(line(name, **empty_answer, done=True, done_reason="load"))
 
@@ -126,6 +127,7 @@ async def answer_messages(
     options = merge_options(model, body.get("options", {}))
     schema = parse_format(body.get("format"))
     spec = make_spec(model, options)
+    await template_check.ensure(shared.models, model)
     async with shared.pool.use(spec, str(model.name), keep_alive) as lease:
         clock.load_seconds = lease.load_seconds
         backend = Backend(shared.pool, lease.worker)
@@ -151,6 +153,9 @@ async def answer_messages(
             form = {"json_schema": schema} if schema is not None else {}
             pieces = completion.complete(backend, settings | form | {"prompt": tokens})
         else:
+            # Rendered once more with the answer: only here a template that never ends can be told from a
+            # prompt that takes long.
+            await backend.apply_template(conversation, extra)
             form = _response_format(schema)
             pieces = completion.chat(backend, settings | extra | form | {"messages": conversation})
         async with contextlib.aclosing(pieces):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rfctl.engine.failure import ApiError
-from rfctl.engine.ollama import completion, prompt, state
+from rfctl.engine.ollama import completion, prompt, state, template_check
 from rfctl.engine.ollama.answer import collect, stream
 from rfctl.engine.ollama.backend import Backend
 from rfctl.engine.ollama.body import parse_duration, read_body
@@ -69,6 +69,7 @@ async def _answer(
     options = merge_options(model, body.get("options", {}))
     schema = parse_format(body.get("format"))
     spec = make_spec(model, options)
+    await template_check.ensure(shared.models, model)
     async with shared.pool.use(spec, str(model.name), keep_alive) as lease:
         clock.load_seconds = lease.load_seconds
         backend = Backend(shared.pool, lease.worker)

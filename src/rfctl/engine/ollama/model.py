@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import tomllib
@@ -109,6 +110,10 @@ class Library:
         self.store = store
         self._headers: dict[str, GgufHeader] = {}
         self._models: dict[str, Model] = {}
+        # Digests of GGUF files whose chat template is known to end (`template_check`).
+        self.bounded: set[str] = set()
+        # One child at a time.
+        self.checking = asyncio.Lock()
 
     def get(self, text: str, *, missing: str = "model '{name}' not found") -> Model:
         """The model that a request names. Raises ApiError 404 (400 for a text that is no name), 500 when its
