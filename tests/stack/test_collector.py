@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -218,3 +219,69 @@ def test_the_report_holds_findings_and_evidence(rfctl: Callable[..., Any], tmp_p
     assert not any(secret in text for text in texts.values() for secret in ("0123456789abcdef", "pw123"))
     failed = rfctl("doctor", "--only", "host.cpu-arch", "--report", "/proc/nowhere/x.zip", env=env)
     assert failed.err.splitlines()[1].startswith("error[doctor.report-unwritable]: /proc/nowhere/x.zip ")
+
+
+JUNK = (
+    "{",
+    "null",
+    "[1, 2]",
+    '{"services": 3}',
+    '{"ID": 7, "Config": []}',
+    "\x00\x01",
+    "docker: 'x' is not a command",
+)
+
+
+@pytest.mark.parametrize("text", JUNK)
+def test_another_program_called_docker_breaks_nothing(tmp_path: Path, text: str) -> None:
+    """Podman's shim and wrappers of one's own print what they like."""
+    program = tmp_path / "docker"
+    answer = '{"Client": {"Version": "28.0.0"}, "Server": {"Version": "28.0.0"}}'
+    body = f"import sys\nprint({answer!r} if sys.argv[1] == 'version' else {text!r})\n"
+    program.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
+    program.chmod(0o755)
+    where = target(tmp_path)
+    initialise(where.project, size="small", web_port=int(closed().rpartition(":")[2]))
+    found = {finding.id: finding for finding in examine(collect(where, frozenset({"docker", "rag", "net"})))}
+    assert found["docker.engine"].verdict.value == "ok"
+    assert found["docker.compose"].verdict.value in ("unknown", "fail")
+
+
+def test_passwords_of_an_adopted_project_are_masked_and_json_stays_json(tmp_path: Path) -> None:
+    """They are known by the environments of its containers only; one of them is a word of JSON."""
+    container = {
+        "Id": "c1", "Name": "/docker-ragflow-cpu-1", "RestartCount": 0,
+        "State": {"Status": "running", "Health": {"Log": [{"Output": "pw infini_rag_flow"}]}},
+        "Path": "redis-server", "Args": ["--requirepass", "infini_rag_flow"],
+        "Config": {
+            "Image": "x:1", "Cmd": ["--requirepass", "infini_rag_flow"],
+            "Env": ["MYSQL_PASSWORD=infini_rag_flow", "A_TOKEN=true", "MAX_TOKENS=8192", "B_SECRET=running"],
+            "Labels": {"com.docker.compose.service": "ragflow-cpu", "com.docker.compose.project": "docker"},
+        },
+        "NetworkSettings": {"Ports": {}},
+    }  # fmt: skip
+    answers = {
+        "version": {"Client": {"Version": "28.0.0"}, "Server": {"Version": "28.0.0"}},
+        "ps": {"ID": "c1", "Names": "docker-ragflow-cpu-1"},
+        "inspect": [container],
+        "logs": "connecting with infini_rag_flow, 8192 tokens",
+    }
+    (tmp_path / "answers").write_text(json.dumps(answers), encoding="utf-8")
+    program = tmp_path / "docker"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"found = json.load(open({str(tmp_path / 'answers')!r})).get(sys.argv[1], {{}})\n"
+        "print(found if isinstance(found, str) else json.dumps(found))\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    where = target(tmp_path)
+    where.project.directory.mkdir(parents=True)
+    (where.project.directory / "adopted.json").write_text('{"project": "docker"}', encoding="utf-8")
+    evidence = collect(where, frozenset({"rag"}))
+    assert "infini_rag_flow" not in json.dumps(evidence.values)
+    assert evidence.command("docker.log.ragflow").out == "connecting with ***, 8192 tokens\n"
+    kept = json.loads(evidence.command("docker.inspect").out)[0]
+    assert kept["State"]["Health"]["Log"] == [{"Output": "pw ***"}]
+    assert (kept["State"]["Status"], "Args" in kept) == ("running", False)
+    assert examine(evidence, ["rag.secrets"])[0].params["found"].startswith("MYSQL_PASSWORD (default)")

@@ -6,7 +6,7 @@ import configparser
 from urllib.parse import urlsplit
 
 from rfctl.stack.check import Result, Verdict, check, fail, judge, skip, unknown, warn
-from rfctl.stack.check_docker import has_own_engine, version_tuple
+from rfctl.stack.check_docker import has_own_engine, info, version_tuple
 from rfctl.stack.check_network import listeners
 from rfctl.stack.evidence import Evidence
 from rfctl.stack.windows import MIN_STORE, is_wslc, read_distributions
@@ -17,6 +17,11 @@ OLLAMA_PORT = 11434
 
 def _is_wsl(evidence: Evidence) -> bool:
     return evidence.text("platform") == "wsl"
+
+
+def _elsewhere(evidence: Evidence) -> Result:
+    """On Windows itself the engine is Docker Desktop's, which looks after its own distribution."""
+    return skip("desktop" if evidence.text("platform") == "windows" else "not-wsl")
 
 
 def wsl_config(text: str) -> configparser.ConfigParser:
@@ -50,16 +55,22 @@ def version(evidence: Evidence) -> Result:
 
 @check("wsl.memory")
 def memory(evidence: Evidence) -> Result:
-    if not _is_wsl(evidence):
+    if evidence.text("platform") == "windows":
+        # Docker Desktop runs in the same machine of WSL and tells its memory.
+        if not evidence.has("docker.info"):
+            return skip("no-engine")
+        total = int(info(evidence)["MemTotal"])
+    elif _is_wsl(evidence):
+        total = evidence.number("host.memory")
+    else:
         return skip("not-wsl")
-    total = evidence.number("host.memory")
     return judge(total >= MIN_MEMORY, found=f"{total / 1000**3:.1f} GB")
 
 
 @check("wsl.keepalive")
 def keepalive(evidence: Evidence) -> Result:
     if not _is_wsl(evidence):
-        return skip("not-wsl")
+        return _elsewhere(evidence)
     if not has_own_engine(evidence):
         return skip("desktop")
     config = wsl_config(evidence.text("wsl.config"))
@@ -71,7 +82,7 @@ def keepalive(evidence: Evidence) -> Result:
 @check("wsl.systemd")
 def systemd(evidence: Evidence) -> Result:
     if not _is_wsl(evidence):
-        return skip("not-wsl")
+        return _elsewhere(evidence)
     if not has_own_engine(evidence):
         return skip("desktop")
     found = evidence.text("wsl.init").strip()
@@ -81,7 +92,7 @@ def systemd(evidence: Evidence) -> Result:
 @check("wsl.mirrored")
 def mirrored(evidence: Evidence) -> Result:
     if not _is_wsl(evidence):
-        return skip("not-wsl")
+        return _elsewhere(evidence)
     found = evidence.command("wsl.networking")
     if not found.is_ok:
         return unknown("wslinfo --networking-mode")
@@ -105,7 +116,7 @@ def _is_on_windows(evidence: Evidence) -> bool:
 @check("wsl.placement")
 def placement(evidence: Evidence) -> Result:
     if not _is_wsl(evidence):
-        return skip("not-wsl")
+        return _elsewhere(evidence)
     slow = [path for path, kind in evidence.fact("wsl.mounts").items() if kind in ("9p", "drvfs", "v9fs")]
     return judge(not slow, otherwise=Verdict.WARN, found=", ".join(slow) or "-")
 

@@ -138,10 +138,24 @@ def machine_memory() -> int:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         total = next(line for line in lines if line.startswith("MemTotal:"))
         return int(total.split()[1]) * 1024
+    if sys.platform == "win32":
+        return _windows_memory()
     if hasattr(os, "sysconf"):
         with contextlib.suppress(OSError, ValueError):
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0
+
+
+def _windows_memory() -> int:
+    """`GlobalMemoryStatusEx`: eight numbers behind its own length and the load in percent."""
+    import ctypes
+
+    status = (ctypes.c_ulonglong * 8)()
+    status[0] = ctypes.sizeof(status)
+    library = getattr(ctypes, "windll", None)
+    if library is None or not library.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return 0
+    return int(status[1])
 
 
 def _stack(project: Project) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from rfctl.stack.child import Capture, run
 from rfctl.stack.compose import Compose
 from rfctl.stack.lifecycle import mask, secret_like
 from rfctl.stack.ollama_address import container_urls
-from rfctl.stack.project import parse_env, secret_faults
+from rfctl.stack.project import parse_env, public_values, secret_faults
 
 SECONDS = 3.0
 MAX_CONFIG = 1 << 20
+# Shorter values ("true", "4096") are words of every other text.
+MIN_MASKED = 6
 # Clients before 23.0 take the word "json" for a template and print it; this they all understand.
 JSON = "{{json .}}"
 # What the checks read. Arguments hold passwords (Redis'), labels name folders: they stay out.
@@ -33,7 +35,7 @@ _INFO = (
     "KernelVersion",
     "MemTotal",
 )
-_CONTAINER = ("Id", "Name", "RestartCount", "State")
+_CONTAINER = ("Id", "Name", "RestartCount")
 Docker = Callable[..., Capture]
 
 
@@ -73,17 +75,18 @@ def collect_docker(
     values |= _ask_all(docker, questions)
     values |= _reduce_info(values["docker.info"])
     values["docker.engine-binary"] = shutil.which("dockerd", path=environment.get("PATH")) is not None
-    rows = [json.loads(line) for line in values["docker.ps"].out.splitlines() if line.startswith("{")]
-    ids = [str(row["ID"]) for row in rows if row.get("ID")]
+    ids = [str(row["ID"]) for row in _rows(values["docker.ps"].out) if row.get("ID")]
     if not ids:
         return values | {"docker.inspect": Capture("done")}
     inspected = run(["docker", "inspect", *ids], timeout=SECONDS, environment=environment)
-    document = list(json_lines(inspected.out))
+    document = [row for row in _rows(inspected.out) if isinstance(row.get("Config"), dict)]
     for container in document:
         # `docker` masks them from here on: of an adopted project they are known by its containers only.
         environment_of = parse_env("\n".join(container["Config"].get("Env") or ()))
         secrets |= {
-            f"{container['Id']} {name}": value for name, value in environment_of.items() if secret_like(name)
+            f"{container.get('Id')} {name}": value
+            for name, value in environment_of.items()
+            if secret_like(name) and len(value) >= MIN_MASKED and not value.isdigit()
         }
     values |= _containers(document, secrets, known)
     return values | _ask_all(docker, _questions(document, known, ollama_url, ragflow_url, values))
@@ -98,10 +101,21 @@ def _ask_all(docker: Docker, questions: Mapping[str, tuple[str, ...]]) -> dict[s
 
 
 def _own_secrets(compose: Compose) -> dict[str, str]:
+    """By names that `mask` takes for secrets."""
     try:
-        return {name: value for name, value in compose.project.read().items() if secret_like(name)}
+        settings = compose.project.read()
     except RfctlError:
         return {}
+    shown = public_values(settings)
+    return {f"SECRET {name}": value for name, value in settings.items() if name not in shown}
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    """The objects of `--format json`; another program of that name may print anything."""
+    try:
+        return [row for row in json_lines(text) if isinstance(row, dict)]
+    except ValueError:
+        return []
 
 
 def _config(compose: Compose, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,21 +125,23 @@ def _config(compose: Compose, known: Mapping[str, Any]) -> dict[str, Any]:
     found = compose.call("config", "--format", "json", timeout=SECONDS)
     if not found.is_ok:
         return {}
-    services = json.loads(found.out)["services"].values()
-    return {
-        "stack.images": sorted({str(entry["image"]) for entry in services if entry.get("image")}),
-        "stack.memory": sum(int(entry.get("mem_limit") or 0) for entry in services),
-    }
+    try:
+        services = json.loads(found.out)["services"].values()
+        return {
+            "stack.images": sorted({str(entry["image"]) for entry in services if entry.get("image")}),
+            "stack.memory": sum(int(entry.get("mem_limit") or 0) for entry in services),
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _reduce_info(found: Capture) -> dict[str, Any]:
     """The part that the checks read, and the disk that the engine really uses."""
-    try:
-        document = json.loads(found.out)
-    except ValueError:
+    document = next(iter(_rows(found.out)), None)
+    if document is None:
         return {}
     kept = {name: document[name] for name in _INFO if name in document}
-    kept["Runtimes"] = dict.fromkeys(kept.get("Runtimes") or {})
+    kept["Runtimes"] = dict.fromkeys(kept.get("Runtimes") or ())
     values: dict[str, Any] = {
         "docker.info": Capture(found.state, found.code, json.dumps(kept), found.err),
     }
@@ -152,6 +168,7 @@ def _containers(
         kept.append(
             {name: container.get(name) for name in _CONTAINER}
             | {
+                "State": _masked_state(container.get("State"), secrets),
                 "Config": {
                     "Image": container["Config"].get("Image"),
                     "Labels": {
@@ -164,12 +181,28 @@ def _containers(
             }
         )
     values: dict[str, Any] = {
-        "docker.inspect": Capture("done", 0, mask(json.dumps(kept), secrets)),
+        "docker.inspect": Capture("done", 0, json.dumps(kept)),
         "stack.ports": _own_ports(known["stack.ports"], document),
     }
     if "stack.adopted" in known:
         values["stack.secrets"] = {"mode": -1, "path": "", "faults": faults}
     return values
+
+
+def _masked_state(state: Any, secrets: Mapping[str, str]) -> Any:
+    """What programs said in it, without passwords; Docker's own words stay."""
+    if not isinstance(state, dict):
+        return state
+    return state | {name: _masked(state[name], secrets) for name in ("Error", "Health") if name in state}
+
+
+def _masked(value: Any, secrets: Mapping[str, str]) -> Any:
+    """Text by text: a password may be a word of JSON."""
+    if isinstance(value, str):
+        return mask(value, secrets)
+    if isinstance(value, dict):
+        return {name: _masked(item, secrets) for name, item in value.items()}
+    return [_masked(item, secrets) for item in value] if isinstance(value, list) else value
 
 
 def _service(container: Mapping[str, Any]) -> str:
@@ -186,7 +219,7 @@ def _questions(
     values: dict[str, Any],
 ) -> dict[str, tuple[str, ...]]:
     """What is asked inside the containers; puts the address of the model server into `values`."""
-    by_service = {_service(container): str(container["Id"]) for container in document}
+    by_service = {_service(container): str(container["Id"]) for container in document if container.get("Id")}
     questions: dict[str, tuple[str, ...]] = {}
     if ragflow := by_service.get("ragflow"):
         url = container_urls(ollama_url, known["stack.env"], ragflow_url)[0]
@@ -216,7 +249,7 @@ def _own_ports(states: Mapping[str, str], document: list[dict[str, Any]]) -> dic
     own = {
         str(entry["HostPort"])
         for container in document
-        for entries in (container.get("NetworkSettings", {}).get("Ports") or {}).values()
+        for entries in ((container.get("NetworkSettings") or {}).get("Ports") or {}).values()
         for entry in entries or ()
     }
     return {port: "ours" if port in own else state for port, state in states.items()}

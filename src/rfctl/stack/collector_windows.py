@@ -37,7 +37,8 @@ def collect_windows(environment: Mapping[str, str], name: str) -> dict[str, Any]
 
 
 def _windows_file(environment: Mapping[str, str]) -> str:
-    home: Capture = run(["cmd.exe", "/c", "echo %USERPROFILE%"], timeout=2, environment=environment)
+    # /u: UTF-16, because a code page that is not GBK cannot be told from one that is.
+    home: Capture = run(["cmd.exe", "/u", "/c", "echo %USERPROFILE%"], timeout=2, environment=environment)
     place = run(["wslpath", "-u", home.out.strip()], timeout=1, environment=environment)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return (Path(place.out.strip()) / ".wslconfig").read_text("utf-8")
