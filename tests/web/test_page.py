@@ -187,10 +187,14 @@ def test_without_an_assistant_one_is_made_on_the_spot(engine: Bench, tmp_path: P
     test = opened()
     assert test.title[0].value == "Welcome"
     assert test.multiselect[0].options == ["docs"]
+    chosen = next(one for one in test.selectbox if one.label == "Model")
+    assert chosen.options == ["qwen2.5-coder:1.5b", "smollm2:135m"]
+    chosen.set_value(chosen.value.replace("qwen2.5-coder:1.5b", "smollm2:135m"))
     submit = next(one for one in test.button if one.label == "Create")
     submit.click().run()
     assert not test.exception
     assert test.subheader[0].value == "docs"
+    assert test.caption[0].value == "docs · smollm2\\:135m"
     ask(test)
     assert "8192 tokens" in sayings(test)[-1]
 

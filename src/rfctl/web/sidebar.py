@@ -13,6 +13,7 @@ from rfctl.ragflow_client.chat import Chat
 from rfctl.ragflow_client.chat_option import ChatOptions
 from rfctl.ragflow_client.connection import Ragflow
 from rfctl.ragflow_client.dataset import Dataset
+from rfctl.ragflow_client.model import Model
 from rfctl.web.asking import Turn, make_turn
 from rfctl.web.markup import plain, shorten, strip_controls
 from rfctl.web.place import Place
@@ -199,11 +200,27 @@ def _draw_create(remembered: State, ragflow: Ragflow, *, is_open: bool) -> None:
                 max_chars=100,
                 placeholder=remembered.text("web.name-hint"),
             )
+            model = _choose_model(remembered, ragflow.models("chat"))
             if st.form_submit_button(plain(remembered.text("web.create")), type="primary", width="stretch"):
-                _create(remembered, ragflow, name, [datasets[id] for id in chosen])
+                _create(remembered, ragflow, name, [datasets[id] for id in chosen], model)
 
 
-def _create(remembered: State, ragflow: Ragflow, name: str, datasets: Sequence[Dataset]) -> None:
+def _choose_model(remembered: State, models: Sequence[Model]) -> str:
+    """Full name of the model that is to answer, "" for the server's choice."""
+    if len(models) < 2:
+        return ""
+    names = {one.full_name: one.name for one in models}
+    default = next((place for place, one in enumerate(models) if one.is_default), 0)
+    chosen: str = st.selectbox(
+        plain(remembered.text("web.model")),
+        list(names),
+        index=default,
+        format_func=lambda name: shorten(names[name], 60),
+    )
+    return chosen
+
+
+def _create(remembered: State, ragflow: Ragflow, name: str, datasets: Sequence[Dataset], model: str) -> None:
     if not datasets:
         st.caption(plain(remembered.text("web.choose-kb")))
         return
@@ -212,6 +229,7 @@ def _create(remembered: State, ragflow: Ragflow, name: str, datasets: Sequence[D
         chat, _ = ragflow.create_chat(
             strip_controls(name).strip() or datasets[0].name,
             datasets,
+            model=model,
             options=ChatOptions(empty_response=empty),
         )
     except RfctlError as error:
