@@ -262,15 +262,6 @@ def test_a_second_server_is_refused(home: Path) -> None:
     assert daemon.status(home).pid == running.pid
 
 
-def test_a_taken_port(home: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        with pytest.raises(EngineError) as error:
-            daemon.start(home, port=other.getsockname()[1])
-    assert error.value.id == "engine.port-taken"
-
-
 def test_a_killed_engine_takes_its_workers_along_and_starts_again(home: Path, tiny_chat: Path) -> None:
     status = daemon.start(home)
     engine = Engine(home, status.url)
