@@ -154,8 +154,8 @@ def test_create_show_docs_and_rm(kb: Run) -> None:
     (line,) = kb("kb", "docs", "docs").out.splitlines()[1:]
     assert line.split()[:5] == ["note.txt", "DONE", "101", "B", "1"]
     shown = kb("kb", "show", "docs").out
-    assert "CHUNK TOKENS: 64\n" in shown
-    assert "LAYOUT: Plain Text\n" in shown
+    assert "CHUNK TOKENS     64\n" in shown
+    assert "LAYOUT           Plain Text\n" in shown
     refused = kb("kb", "rm", "docs")
     assert (refused.code, refused.err.splitlines()[0][:24]) == (7, "error[cli.needs-yes]: Th")
     assert kb("kb", "rm", "docs", "--yes").out == "Removed the knowledge base docs\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import locale
 import os
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rfctl.cli.console import can_show
 from rfctl.cli.output import Mode, Output
 from rfctl.core.directory import Directories, locate
 from rfctl.core.error import RfctlError, UnreachableError
@@ -67,18 +69,26 @@ class App:
 
     @property
     def language(self) -> str:
-        """Language of messages, also while the settings themselves are broken."""
+        """Language of messages, also while the settings themselves are broken.
+
+        For people whose console has no Chinese characters it is English: question marks help nobody.
+        """
         try:
-            return self.settings.language
+            language = self.settings.language
         except RfctlError:
-            return resolve_language(self.flags, environment())
+            language = resolve_language(self.flags, environment())
+        if language == "zh" and self._mode is Mode.HUMAN and not can_show(sys.stdout, "中文"):
+            return "en"
+        return language
+
+    @property
+    def _mode(self) -> Mode:
+        mode = Mode(self.flags.get("output", "human"))
+        return Mode.JSON if "json" in self.flags and mode is Mode.HUMAN else mode
 
     @cached_property
     def out(self) -> Output:
-        mode = Mode(self.flags.get("output", "human"))
-        if "json" in self.flags and mode is Mode.HUMAN:
-            mode = Mode.JSON
-        return Output(mode, self.language, quiet="quiet" in self.flags)
+        return Output(self._mode, self.language, quiet="quiet" in self.flags)
 
     def reporter(self) -> Reporter:
         return self.out.reporter()

@@ -7,15 +7,18 @@ verb runs or its own help is asked for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
 
 from rfctl.cli.app import App, make_app
+from rfctl.cli.console import wrap
 from rfctl.core.catalog import entries
 from rfctl.core.error import UnreachableError
 
+# What click calls the type of a value -> what stands for it on a page.
+_METAVARS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X", "text": "TEXT"}
 ALIASES = {"list": "ls", "delete": "rm", "remove": "rm"}
 
 
@@ -45,11 +48,54 @@ def _localise_options(command: click.Command, context: click.Context) -> list[cl
             name = "help" if "--help" in parameter.opts else parameter.name
             default = _help(f"option.{name}", language, parameter.help or "")
             parameter.help = _help(f"{_path(context)}.{name}", language, default)
+            parameter.metavar = parameter.metavar or _METAVARS.get(parameter.type.name)
     return parameters
+
+
+def _describe(option: click.Option, context: click.Context) -> tuple[str, str] | None:
+    """Names and help of an option; what click puts behind it in the words of the user, without what the
+    value says of itself ("at least 1").
+    """
+    record = option.get_help_record(context)
+    if record is None:
+        return None
+    extra = option.get_help_extra(context)
+    parts = [("default", extra.get("default")), ("required", extra.get("required"))]
+    language = _language(context)
+    shown = [_help(f"heading.{name}", language, name).format(value=value) for name, value in parts if value]
+    return record[0], f"{option.help or ''}{'  ' if shown else ''}" + " ".join(f"[{one}]" for one in shown)
+
+
+class _Formatter(click.HelpFormatter):
+    """Lines counted in cells of the terminal, which Chinese characters take two of."""
+
+    def write_text(self, text: str) -> None:
+        indent = " " * self.current_indent
+        for line in wrap(text, self.width - self.current_indent):
+            self.write(f"{indent}{line}".rstrip() + "\n")
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        rows = list(rows)
+        column = min(max((len(first) for first, _ in rows), default=0), col_max) + col_spacing
+        indent = " " * self.current_indent
+        for first, second in rows:
+            lines = wrap(second, max(self.width - column - self.current_indent, 10))
+            head = f"{first:<{column}}"
+            if len(first) > column - col_spacing and second:
+                head = f"{first}\n{indent}{'':<{column}}"
+            self.write(f"{indent}{head}{lines[0]}".rstrip() + "\n")
+            for line in lines[1:]:
+                self.write(f"{indent}{'':<{column}}{line}\n")
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
 
 
 class _Localised(click.Command):
     """The parts of a help page, headings included, in the language of the user."""
+
+    context_class = _Context
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -75,7 +121,7 @@ class _Localised(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         options = [one for one in _localise_options(self, ctx) if isinstance(one, click.Option)]
-        records = [record for one in options if (record := one.get_help_record(ctx)) is not None]
+        records = [record for one in options if (record := _describe(one, ctx)) is not None]
         with formatter.section(_help("heading.options", _language(ctx), "Options")):
             formatter.write_dl(records)
 

@@ -110,7 +110,7 @@ def show(app: App, name: str | None) -> None:
         dataset = choose(app, ragflow, name)
     app.out.report({"knowledge_base": dataset})
     config = dataset.parser_config
-    for label, value in (
+    rows = (
         ("kb.column-name", dataset.name),
         ("kb.column-id", dataset.id),
         ("kb.column-documents", dataset.document_count),
@@ -119,8 +119,9 @@ def show(app: App, name: str | None) -> None:
         ("kb.column-method", dataset.chunk_method),
         ("kb.column-tokens", config.get("chunk_token_num", "-")),
         ("kb.column-layout", config.get("layout_recognize", "-")),
-    ):
-        app.out.line(f"{app.out.text(label)}: {value}")
+    )
+    (title, first), *rest = [(app.out.text(label), str(value)) for label, value in rows]
+    app.out.table([title, first], rest)
 
 
 @command("rm")

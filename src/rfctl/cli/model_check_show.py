@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfctl.cli.app import App
-from rfctl.cli.output import cell_width, clean, human_bytes
+from rfctl.cli.console import cell_width
+from rfctl.cli.output import clean, human_bytes
 from rfctl.core.catalog import quote_path
 
 if TYPE_CHECKING:

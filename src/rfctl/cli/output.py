@@ -14,11 +14,11 @@ import os
 import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from rfctl.cli.console import cell_width, soften
 from rfctl.cli.progress import ConsoleReporter
 from rfctl.core.catalog import render
 from rfctl.core.error import RfctlError
@@ -170,13 +170,6 @@ class Output:
         stream.flush()
 
 
-def soften(stream: TextIO, encoding: str | None = None) -> None:
-    """A character that the console cannot show becomes a replacement, never a crash."""
-    reconfigure = getattr(stream, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace", encoding=encoding)
-
-
 def to_json(value: object) -> object:
     """Plain JSON values: dataclasses become objects, paths text, times ISO-8601 UTC, enums their value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -199,15 +192,6 @@ def to_json(value: object) -> object:
 def clean(text: str) -> str:
     """Text of a server or a file name without control characters (no terminal escapes get through)."""
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def cell_width(text: str) -> int:
-    """Terminal cells of `text`: wide East Asian characters take two (Unicode TR 11)."""
-    width = 0
-    for char in text:
-        if not unicodedata.combining(char):
-            width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
-    return width
 
 
 def human_bytes(size: int | None) -> str:

@@ -12,7 +12,7 @@ import click
 
 from rfctl.cli.app import App, make_app
 from rfctl.cli.command import Noun
-from rfctl.cli.output import soften
+from rfctl.cli.console import soften
 from rfctl.cli.usage import explain_system, explain_usage
 from rfctl.core.error import RfctlError
 
