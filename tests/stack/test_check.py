@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from rfctl.core.catalog import LANGUAGES, entries, render
 from rfctl.core.error import UsageError
-from rfctl.stack.check import GROUPS, Verdict, _find, checks, examine
+from rfctl.stack.check import GROUPS, Finding, Verdict, _find, checks, examine
 from rfctl.stack.check_network import listeners
 from rfctl.stack.child import decode
 from rfctl.stack.evidence import Evidence
-from rfctl.stack.fix import possible, repair
+from rfctl.stack.fix import _ACTIONS, intention, possible, repair
 from rfctl.stack.project import Project, initialise
 
 FOLDER = Path(__file__).parent / "evidence"
@@ -365,6 +365,13 @@ def test_an_unknown_group_is_a_usage_error(rfctl: Callable[..., Any]) -> None:
     assert result.err.startswith("error[doctor.group-unknown]: There is no group or check called dokcer\n")
 
 
+def test_every_repair_is_announced_in_words() -> None:
+    for text in _ACTIONS:
+        finding = Finding("a.b", "a", Verdict.FAIL, text, {"found": "8080"}, True)
+        for language in LANGUAGES:
+            assert render(intention(finding), language, finding.params).message != intention(finding)
+
+
 def test_fix_asks_first_and_then_closes_the_store(
     rfctl: Callable[..., Any], environment: dict[str, str]
 ) -> None:
@@ -372,7 +379,10 @@ def test_fix_asks_first_and_then_closes_the_store(
     folder.mkdir(parents=True, mode=0o755)
     folder.chmod(0o755)
     assert rfctl("doctor", "--only", "engine.store").code == 0
-    assert rfctl("doctor", "--only", "engine.store", "--fix").code == 7
+    asked = rfctl("doctor", "--only", "engine.store", "--fix")
+    assert asked.code == 7
+    # What it would do is said before the question.
+    assert "engine.store: let nobody else read the engine's folder\n" in asked.err
     assert folder.stat().st_mode & 0o777 == 0o755
     result = rfctl("doctor", "--only", "engine.store", "--fix", "--yes")
     assert result.code == 0

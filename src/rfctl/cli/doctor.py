@@ -22,7 +22,7 @@ from rfctl.stack.adopt import adopted_name
 from rfctl.stack.check import Finding, Verdict, checks, examine, require_known
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.evidence import Evidence, write_report
-from rfctl.stack.fix import possible, repair
+from rfctl.stack.fix import intention, possible, repair
 
 # The services' own names for the groups that are about them.
 _GROUPS = {"ragflow": "rag"}
@@ -45,6 +45,9 @@ def doctor(
     if fix:
         mendable = possible(findings, target.project)
         if mendable:
+            for one in mendable:
+                words = app.out.text(intention(one), **one.params)
+                app.out.note("doctor.fix-item", check=one.id, words=words)
             confirm(
                 app, app.out.text("doctor.fix-plan", actions=", ".join(item.id for item in mendable)), yes=yes
             )

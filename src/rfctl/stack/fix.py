@@ -41,6 +41,11 @@ def possible(findings: Iterable[Finding], project: Project) -> list[Finding]:
     ]
 
 
+def intention(finding: Finding) -> str:
+    """Catalog id of what `repair` will do about a finding that is `possible`."""
+    return f"doctor.will.{_ACTIONS[finding.text].__name__.strip('_').replace('_', '-')}"
+
+
 def repair(finding: Finding, *, project: Project, engine: Path) -> Repair:
     """Carry out the action of one finding; a refusal of the system is part of the answer."""
     try:
