@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
+from scripted_server import ScriptedServer, Step
 from tiny_model import write_chat_model, write_embedding_model
 
 from rfctl.core.error import RfctlError
@@ -22,9 +24,10 @@ from rfctl.ollama.manifest import MEDIA_MODEL
 from rfctl.ollama.name import parse_name
 from rfctl.ollama.store import ModelStore
 from rfctl.ragflow_client.connection import connect
-from rfctl.ragflow_client.dataset import read_options
-from rfctl.ragflow_client.document import list_meta, set_meta
+from rfctl.ragflow_client.dataset import Dataset, read_options
+from rfctl.ragflow_client.document import Document, hash_document, list_meta, set_meta
 from rfctl.ragflow_client.ledger import Ledger, Row
+from rfctl.ragflow_client.transport import Api
 from rfctl.stack.apply import create_request
 from rfctl.stack.apply_content import ContentMemory
 
@@ -214,6 +217,18 @@ def test_what_sync_has_put_there_is_known(tmp_path: Path) -> None:
         ledger.write([Row("a.pdf", "1" * 32, "a" * 32), Row("b.pdf", "", "b" * 32)])
     assert memory.known("d" * 32) == {"1" * 32: "a" * 32}
     assert memory.known("e" * 32) == {}
+
+
+def test_a_server_that_sends_without_an_end_is_not_listened_to() -> None:
+    head = b"HTTP/1.1 200 X\r\nContent-Disposition: attachment; filename=a\r\nConnection: close\r\n\r\n"
+    dataset, document = Dataset("d" * 32, "a", "", "naive", 1, 1), Document("1" * 32, "a.txt", 5, "DONE")
+    with ScriptedServer() as server, Api(server.url, "ragflow-x", read_seconds=30) as api:
+        server.say(Step(pieces=(head, *[b"x" * (1 << 20)] * 200), pause=0.1))
+        begin = time.monotonic()
+        assert hash_document(api, dataset, document) != xxhash.xxh3_128(b"x" * 5).hexdigest()
+        assert time.monotonic() - begin < 10
+        server.say(head + b"xxxxx")
+        assert hash_document(api, dataset, document) == xxhash.xxh3_128(b"x" * 5).hexdigest()
 
 
 def test_after_a_kill_the_rest_is_done_and_what_differs_is_left(
