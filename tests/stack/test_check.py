@@ -352,6 +352,24 @@ def test_repairs_of_the_stack_change_only_their_lines(tmp_path: Path) -> None:
     assert not repair(findings[0], project=project, engine=engine).done
 
 
+def test_a_port_that_windows_keeps_is_moved_out_of_the_whole_range(tmp_path: Path) -> None:
+    """Inside WSL such a port can be bound, so trying does not tell."""
+    project = Project(tmp_path)
+    initialise(project, size="small")
+    netsh = {
+        "state": "done",
+        "code": 0,
+        "out": "\n      9301        9400\n      9401        9450\n",
+        "err": "",
+    }
+    values = {"platform": "wsl", "stack.ports": {"8080": "free", "9380": "free"}}
+    evidence = Evidence(values | {"windows.excluded-ports": netsh})
+    finding = examine(evidence, ["net.excluded-ports"])[0]
+    assert repair(finding, project=project, engine=tmp_path).done
+    assert int(project.read()["RFCTL_API_PORT"]) > 9450
+    assert project.read()["RFCTL_WEB_PORT"] == "8080"
+
+
 def test_a_hanging_docker_does_not_hold_the_doctor_up(rfctl: Callable[..., Any], tools: Path) -> None:
     script(tools, "docker", "time.sleep(60)\n")
     result = rfctl("doctor", "--only", "docker.engine", env={"PATH": str(tools)}, timeout=12)

@@ -19,7 +19,9 @@ from rfctl.stack import collector_http
 from rfctl.stack.check import examine
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.collector_http import collect_ollama, collect_ragflow
+from rfctl.stack.collector_windows import collect_windows
 from rfctl.stack.project import SECRETS, Project, initialise
+from rfctl.stack.windows import read_distributions, read_excluded
 
 ANSWERS: dict[str, object] = {
     "/api/version": {"version": "0.32.15"},
@@ -285,3 +287,32 @@ def test_passwords_of_an_adopted_project_are_masked_and_json_stays_json(tmp_path
     assert kept["State"]["Health"]["Log"] == [{"Output": "pw ***"}]
     assert (kept["State"]["Status"], "Args" in kept) == ("running", False)
     assert examine(evidence, ["rag.secrets"])[0].params["found"].startswith("MYSQL_PASSWORD (default)")
+
+
+def test_what_windows_says_is_asked_at_once_and_decoded(tmp_path: Path) -> None:
+    """Each program takes its time; UTF-16 and GBK arrive as text."""
+    config = tmp_path / "李雷" / ".wslconfig"
+    config.parent.mkdir()
+    config.write_text("[wsl2]\nmemory=12GB\n", encoding="utf-8")
+    answers = {
+        "wsl.exe": ("utf-16-le", "  NAME      STATE    VERSION\r\n* Ubuntu    正在运行    2\r\n"),
+        "netsh.exe": ("gbk", "协议 tcp 端口排除范围\r\n\r\n      9335        9434\r\n"),
+        "cmd.exe": ("utf-16-le", "C:\\Users\\李雷\r\n"),
+        "wslpath": ("utf-8", f"{config.parent}\n"),
+        "wslinfo": ("utf-8", "nat\n"),
+    }
+    for name, (encoding, text) in answers.items():
+        program = tmp_path / name
+        pause = 1.5 if name in ("wsl.exe", "netsh.exe") else 0
+        body = f"import sys, time\ntime.sleep({pause})\nsys.stdout.buffer.write({text.encode(encoding)!r})\n"
+        program.write_text(f"#!{sys.executable}\n{body}", encoding="utf-8")
+        program.chmod(0o755)
+    environment = {"PATH": str(tmp_path), "WSL_DISTRO_NAME": "Ubuntu"}
+    begun = time.monotonic()
+    values = collect_windows(environment, "wsl")
+    assert time.monotonic() - begun < 4  # three programs of 1.5 s
+    assert values["wsl.config"] == "[wsl2]\nmemory=12GB\n"
+    assert [one.name for one in read_distributions(values["wsl.list"])] == ["Ubuntu"]
+    assert read_excluded(values["windows.excluded-ports"].out) == ((9335, 9434),)
+    assert (values["wsl.networking"].out, values["wsl.distribution"]) == ("nat\n", "Ubuntu")
+    assert collect_windows(environment, "linux") == {}

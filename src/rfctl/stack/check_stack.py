@@ -59,7 +59,7 @@ def all_containers(evidence: Evidence) -> Result:
 
 @check("rag.secrets", fixable=True)
 def secrets(evidence: Evidence) -> Result:
-    """{"mode": bits or -1 on Windows, "faults": {variable: "missing"|"default"|"short"|"quoted"}}."""
+    """{"mode": bits or -1 on Windows, "faults": {variable: "missing"|"default"|"short"|"charset"}}."""
     if not _is_known(evidence):
         return skip("no-stack")
     found = evidence.fact("stack.secrets")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,30 @@ SECONDS = 3.0
 
 
 def collect_windows(environment: Mapping[str, str], name: str) -> dict[str, Any]:
-    """What only Windows knows, asked from Windows or from inside WSL."""
+    """What only Windows knows, asked from Windows or from inside WSL. name: of the platform."""
     if name not in ("wsl", "windows"):
         return {}
     child = {**environment, "WSL_UTF8": "1"}
-    values: dict[str, Any] = {
-        "wsl.list": run(["wsl.exe", "-l", "-v"], timeout=SECONDS, environment=child),
-        "wsl.version": run(["wsl.exe", "--version"], timeout=SECONDS, environment=child),
-        "windows.excluded-ports": run(
-            ["netsh.exe", "interface", "ipv4", "show", "excludedportrange", "protocol=tcp"],
-            timeout=SECONDS,
-            environment=child,
-        ),
+    ranges = ["netsh.exe", "interface", "ipv4", "show", "excludedportrange", "protocol=tcp"]
+    jobs: dict[str, Callable[[], Any]] = {
+        "wsl.list": lambda: run(["wsl.exe", "-l", "-v"], timeout=SECONDS, environment=child),
+        "wsl.version": lambda: run(["wsl.exe", "--version"], timeout=SECONDS, environment=child),
+        "windows.excluded-ports": lambda: run(ranges, timeout=SECONDS, environment=child),
     }
+    values: dict[str, Any] = {}
     if name == "wsl":
+        jobs |= {
+            "wsl.networking": lambda: run(["wslinfo", "--networking-mode"], timeout=1, environment=child),
+            "wsl.config": lambda: _windows_file(child),
+        }
         values["wsl.distribution"] = environment.get("WSL_DISTRO_NAME", "")
-        values["wsl.networking"] = run(["wslinfo", "--networking-mode"], timeout=1, environment=child)
-        values["wsl.config"] = _windows_file(child)
         with contextlib.suppress(OSError):
             values["wsl.init"] = Path("/proc/1/comm").read_text("ascii")
         values["wsl.mounts"] = {str(path): _mount_kind(path) for path in (Path.cwd(), Path.home())}
-    return values
+    # Programs of Windows start slowly from inside WSL: one after the other they would not end in time.
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = {key: pool.submit(job) for key, job in jobs.items()}
+        return values | {key: future.result() for key, future in futures.items()}
 
 
 def _windows_file(environment: Mapping[str, str]) -> str:
