@@ -32,11 +32,12 @@ from typing import Any
 
 from made_model import Made, make_bert, make_llama, make_qwen, write_shard
 
-from rfctl.converter import tokenizer as tokenizers
 from rfctl.converter.check import check
 from rfctl.converter.convert import make_plan
 from rfctl.converter.layout import lay_out
+from rfctl.converter.pre_tokenizer import hash_pre_tokenizer, read_hashes
 from rfctl.converter.source import open_source
+from rfctl.converter.tokenizer import load_tokenizer
 from rfctl.core.catalog import entries
 from rfctl.core.error import RfctlError
 
@@ -386,11 +387,11 @@ def _list_work(path: Path) -> list[tuple[str, Callable[[], str]]]:
 @contextlib.contextmanager
 def _known_hashes(work: Path) -> Iterator[None]:
     """The made-up vocabularies are in the table of hashes, so that nothing stops early."""
-    table = tokenizers._read_hashes()["hash"]
+    table = read_hashes()["hash"]
     before = dict(table)
     for make in (make_qwen, make_bert):
         folder = make().write(work / make.__name__)
-        table[tokenizers.hash_pre_tokenizer(tokenizers.load_tokenizer(open_source(folder)))] = "qwen2"
+        table[hash_pre_tokenizer(load_tokenizer(open_source(folder)))] = "qwen2"
     try:
         yield
     finally:

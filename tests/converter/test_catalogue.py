@@ -14,10 +14,11 @@ from made_model import Made, added, make_bert, make_llama, make_qwen, write_shar
 
 import rfctl.converter
 from rfctl.cli.main import execute
-from rfctl.converter import tokenizer as tokenizers
 from rfctl.converter.check import CheckReport, check
 from rfctl.converter.convert import convert
+from rfctl.converter.pre_tokenizer import hash_pre_tokenizer, read_hashes
 from rfctl.converter.source import open_source
+from rfctl.converter.tokenizer import load_tokenizer
 from rfctl.core.catalog import entries
 from rfctl.core.error import RfctlError
 
@@ -249,11 +250,11 @@ NOT_SOUND = {17}
 @pytest.fixture(scope="module", autouse=True)
 def known_hash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The made-up byte-level vocabularies are in the table of hashes, so that nothing stops early."""
-    table = tokenizers._read_hashes()["hash"]
+    table = read_hashes()["hash"]
     before = dict(table)
     for number, made in enumerate([make_qwen(), FIXTURES[10][1], make_bert()]):
         folder = made.write(tmp_path_factory.mktemp("hash") / str(number))
-        table[tokenizers.hash_pre_tokenizer(tokenizers.load_tokenizer(open_source(folder)))] = "qwen2"
+        table[hash_pre_tokenizer(load_tokenizer(open_source(folder)))] = "qwen2"
     yield
     table.clear()
     table.update(before)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from tiny import make_model
 
-from rfctl.converter import tokenizer as tokenizers
 from rfctl.converter.convert import make_plan
 from rfctl.converter.layout import lay_out
+from rfctl.converter.pre_tokenizer import hash_pre_tokenizer, read_hashes
 from rfctl.converter.source import open_source
+from rfctl.converter.tokenizer import load_tokenizer
 from rfctl.core.error import RfctlError
 
 VALUES: list[Any] = [None, 0, -1, 1 << 31, 1 << 63, 1 << 80, 1e300, 1.5, float("nan"), float("inf"), True]
@@ -29,8 +30,8 @@ def model(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     """A model whose 600-token vocabulary is in the hash table, so that nothing stops before the end."""
     small = golden / "converter" / "tokenizers" / "tiny-bpe"
     folder = make_model(tmp_path_factory.mktemp("hostile") / "Tiny-1M", small, vocabulary=600)
-    digest = tokenizers.hash_pre_tokenizer(tokenizers.load_tokenizer(open_source(folder)))
-    table = tokenizers._read_hashes()["hash"]
+    digest = hash_pre_tokenizer(load_tokenizer(open_source(folder)))
+    table = read_hashes()["hash"]
     table[digest] = "gpt-2"
     yield folder
     del table[digest]

@@ -18,6 +18,7 @@ from rfctl.converter.plan import Plan
 from rfctl.converter.planner import describe_mix
 from rfctl.converter.quantization.mix import MixTensor
 from rfctl.converter.quantization.type import file_type
+from rfctl.converter.source import HeadOnly
 from rfctl.converter.support import REFERENCE_BUILD, Need, judge_importer, judge_llamacpp, judge_ollama
 from rfctl.core.version import __version__
 
@@ -85,6 +86,7 @@ def check(
     label: str = "",
     download_bytes: int = 0,
     outtype: str | None = None,
+    head: HeadOnly | None = None,
 ) -> CheckReport:
     """Look at the model directory `source`.
 
@@ -96,11 +98,12 @@ def check(
     label            what to call the directory in the report
     download_bytes   what a conversion would have to download first
     outtype          estimate sizes for this type only; default: F16, Q8_0 and Q4_K_M
+    head             set where of tokenizer.json only the ends were read
     Raises RfctlError `model.not-found` and `model.outtype-unknown`; everything else is a finding.
     """
     outtypes = SIZED_OUTTYPES if outtype is None or outtype.lower() == "auto" else (file_type(outtype).name,)
     path = source.absolute()
-    facts = collect_facts(path, adapter, sizes)
+    facts = collect_facts(path, adapter, sizes, head)
     need = Need(facts.gguf, facts.pre)
     verdicts = [
         _judge_converter(facts),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rfctl.converter.adapter import find_base
-from rfctl.converter.check_adapter import examine_base, examine_merge
+from rfctl.converter.check_adapter import compare_tokenizers, examine_base, examine_merge
 from rfctl.converter.check_sibling import Sibling, describe_sibling, find_siblings
 from rfctl.converter.check_template import find_training_template, starts_with
 from rfctl.converter.check_tensor import compare_tensors, find_mtp
@@ -22,6 +22,7 @@ from rfctl.converter.check_tokenizer import (
     guess_kind,
 )
 from rfctl.converter.check_vocabulary import (
+    describe_merges,
     find_lost_tokens,
     find_paired_merges,
     find_similar_pre_tokenizers,
@@ -38,9 +39,10 @@ from rfctl.converter.header import SourceTensor
 from rfctl.converter.hparams import HParams, fill_defaults, inner_config
 from rfctl.converter.plan import Plan
 from rfctl.converter.planner import plan_model
-from rfctl.converter.source import ModelSource, read_config
+from rfctl.converter.source import HeadOnly, ModelSource, read_config
 from rfctl.converter.source_quantized import dequantize_source
 from rfctl.converter.support import REFERENCE_BUILD, hf_architecture, hf_names, is_projector_only
+from rfctl.converter.tokenizer import FILE as TOKENIZER_FILE
 from rfctl.core.error import RfctlError
 
 _KINDS = {"gpt2": "BPE", "bert": "WordPiece", "llama": "SentencePiece", "t5": "Unigram"}
@@ -89,19 +91,25 @@ class Facts:
         return any(finding.severity is Severity.ERROR for finding in self.findings)
 
 
-def collect_facts(path: Path, adapter: Path | None = None, sizes: Mapping[str, int] | None = None) -> Facts:
+def collect_facts(
+    path: Path,
+    adapter: Path | None = None,
+    sizes: Mapping[str, int] | None = None,
+    head: HeadOnly | None = None,
+) -> Facts:
     """Everything the files of the model directory `path` say, with the adapter directory merged in.
 
     sizes   bytes of weight files of which only the header is in the directory, by file name
+    head    set where of tokenizer.json only the ends were read
     Raises RfctlError `model.not-found`.
     """
     with _without_collector():
         if adapter is None:
             path, adapter = find_base(path)
-        return _collect(path, adapter, sizes or {})
+        return _collect(path, adapter, sizes or {}, head)
 
 
-def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Facts:
+def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int], head: HeadOnly | None) -> Facts:
     config: Mapping[str, Any] = {}
     findings: list[Finding] = []
     try:
@@ -110,8 +118,9 @@ def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Fact
         if error.id in ("model.not-found", "model.is-gguf"):
             raise
         findings.append(from_error(error))
-    if any(finding.id == "model.adapter-only" for finding in findings):
-        findings += examine_base(path, is_base_given=False)
+    if findings and findings[0].id in ("model.adapter-only", "model.inside"):
+        if findings[0].id == "model.adapter-only":
+            findings += examine_base(path, is_base_given=False)
         return Facts(path, findings, Weights({}, False, 0), TokenizerFiles({}, "", ""), config)
     if adapter is not None:
         findings += examine_base(adapter, is_base_given=True)
@@ -130,12 +139,14 @@ def _collect(path: Path, adapter: Path | None, sizes: Mapping[str, int]) -> Fact
     if is_whole:
         _examine_tensors(facts, config)
     if facts.family is not None and not facts.has_error:
-        _draft(facts, ModelSource(path, config, weights.tensors))
+        _draft(facts, ModelSource(path, config, weights.tensors, head))
     if not facts.tokenizer:
         facts.tokenizer, _ = guess_kind(path)
     if not facts.has_error:
         _examine_template(facts)
-        _examine_vocabulary(facts)
+        _examine_vocabulary(facts, head)
+        if adapter is not None and facts.draft is not None:
+            facts.findings += compare_tokenizers(adapter, facts.files.template, facts.draft)
     return facts
 
 
@@ -233,7 +244,7 @@ def _examine_template(facts: Facts) -> None:
     if not facts.files.template:
         facts.findings.append(Finding("model.template-missing", Severity.WARN))
         return
-    trained = find_training_template(facts.path)
+    trained = find_training_template(facts.adapter or facts.path)
     if trained is not None and trained[1] not in facts.files.template:
         params = {"template": trained[0], "mark": trained[1]}
         facts.findings.append(Finding("model.template-other", Severity.WARN, params))
@@ -247,10 +258,15 @@ def _examine_template(facts: Facts) -> None:
         facts.findings.append(Finding("model.bos-twice", Severity.INFO, {"bos": bos}))
 
 
-def _examine_vocabulary(facts: Facts) -> None:
-    if facts.draft is not None:
-        facts.findings += find_lost_tokens(facts.path, facts.files.config, facts.draft)
+def _examine_vocabulary(facts: Facts, head: HeadOnly | None) -> None:
+    if facts.draft is None:
+        return
+    facts.findings += find_lost_tokens(facts.path, facts.files.config, facts.draft)
+    if head is None:
         facts.findings += find_paired_merges(facts.path)
+    elif head.known is not None:
+        facts.findings += describe_merges(has_pairs=head.known.has_pairs)
+        facts.findings.append(Finding("model.head-only", Severity.INFO, {"file": TOKENIZER_FILE}))
 
 
 def _find_class(facts: Facts, source: ModelSource) -> list[Finding]:

@@ -1,5 +1,5 @@
-"""What a check needs of a hub repository, fetched into a folder: small files whole, of the weights only the
-headers."""
+"""A check of a hub repository: small files are fetched whole, of the weights the headers, of a large
+tokenizer.json its two ends (`hub_tokenizer.py`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from rfctl.converter.check import CheckReport, check
 from rfctl.converter.hub_reader import HubReader, Listing
-from rfctl.converter.source import INDEX, read_index
+from rfctl.converter.hub_tokenizer import WHOLE_BYTES, complete_tokenizer, fetch_ends
+from rfctl.converter.source import INDEX, HeadOnly, read_index
+from rfctl.converter.tokenizer import FILE as TOKENIZER_FILE
 from rfctl.core.error import RfctlError
 
 # Bytes that are read of each file at most: what a family or the check looks at (`source.json`, `.text`).
@@ -31,8 +35,10 @@ _SMALL = {
     "llamaboard_config.yaml": 1 << 20,
     INDEX: 32 << 20,
 }
-_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model")
+_VOCABULARIES = (TOKENIZER_FILE, "tokenizer.model", "sentencepiece.bpe.model")
 _VOCABULARY_BYTES = 64 << 20
+# Findings that may come from the vocabulary that stands in for the real one.
+_DOUBTS = ("model.tokenizer-", "model.vocabulary-", "model.pre-tokenizer-", "model.added-token-")
 _PLAIN = ("vocab.txt", "vocab.json", "merges.txt")
 _FIRST = 1 << 16
 # All headers together, and one: the largest models have some 100,000 tensors of about 120 bytes each.
@@ -54,6 +60,7 @@ class HubModel:
     download_bytes  bytes of what a conversion would have to download; 0 where the server tells no sizes
     bytes_read      bytes of the answers
     requests        how many requests were made
+    head            set where of tokenizer.json only the ends were read
     """
 
     repo: str
@@ -65,6 +72,33 @@ class HubModel:
     download_bytes: int
     bytes_read: int
     requests: int
+    head: HeadOnly | None = None
+
+
+def check_repository(reader: HubReader, folder: Path, **options: Any) -> tuple[HubModel, CheckReport]:
+    """Check the repository of `reader` with what is fetched into `folder`; `options` are those of `check`.
+
+    What is said against a tokenizer of which only the ends were read is believed of the whole file alone,
+    which is read then. Raises as `fetch_model` and `check`.
+    """
+    model = fetch_model(reader, folder)
+
+    def run() -> CheckReport:
+        return check(
+            model.path,
+            sizes=model.sizes,
+            head=model.head,
+            download_bytes=model.download_bytes,
+            label=f"{model.repo}@{model.commit[:12]}",
+            **options,
+        )
+
+    report = run()
+    if model.head is not None and any(finding.id.startswith(_DOUBTS) for finding in report.findings):
+        complete_tokenizer(reader, model.path, _VOCABULARY_BYTES)
+        model = replace(model, head=None, bytes_read=reader.bytes_read, requests=reader.requests)
+        report = run()
+    return model, report
 
 
 def fetch_model(reader: HubReader, folder: Path) -> HubModel:
@@ -92,7 +126,10 @@ def fetch_model(reader: HubReader, folder: Path) -> HubModel:
                     future.cancel()
                 raise
 
-        every(lambda name: _fetch_whole(reader, listing, path, name, small[name]), list(small))
+        whole = [name for name in small if name != TOKENIZER_FILE]
+        head = pool.submit(_fetch_tokenizer, reader, listing, path) if TOKENIZER_FILE in small else None
+        every(lambda name: _fetch_whole(reader, listing, path, name, small[name]), whole)
+        ends = head.result() if head is not None else None
         shards = _choose_shards(path, names)
         for name in names:
             if name.endswith(_WEIGHTS) and name not in shards:
@@ -113,7 +150,18 @@ def fetch_model(reader: HubReader, folder: Path) -> HubModel:
         download_bytes=sum(listing.files.get(name) or sizes.get(name) or 0 for name in wanted),
         bytes_read=reader.bytes_read,
         requests=reader.requests,
+        head=ends,
     )
+
+
+def _fetch_tokenizer(reader: HubReader, listing: Listing, path: Path) -> HeadOnly | None:
+    """Fetch tokenizer.json, of a large one the ends if they are enough."""
+    has_other = any(name in listing.files for name in _VOCABULARIES[1:])
+    size = listing.files[TOKENIZER_FILE]
+    if size is None or size <= WHOLE_BYTES:
+        _fetch_whole(reader, listing, path, TOKENIZER_FILE, _VOCABULARY_BYTES)
+        return None
+    return fetch_ends(reader, path, size, limit=_VOCABULARY_BYTES, has_other=has_other)
 
 
 def _choose_shards(path: Path, names: list[str]) -> list[str]:

@@ -14,13 +14,13 @@ from rfctl.converter.finding import Finding, Severity, shorten
 from rfctl.converter.plan import Plan
 from rfctl.converter.source import read_json
 from rfctl.converter.support import REFERENCE_BUILD
+from rfctl.converter.tokenizer import FILE as _FILE
 from rfctl.converter.vocabulary import TokenType
 from rfctl.core.error import RfctlError
 
-_FILE = "tokenizer.json"
 _ADDED = "added_tokens.json"
 _MOST_BYTES = 1 << 28
-_TAIL = 64
+_MERGES, _TAIL = b'"merges":', 64
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,15 @@ def find_paired_merges(path: Path) -> list[Finding]:
             data = file.read(_MOST_BYTES)
     except OSError:
         return []
-    begin = data.rfind(b'"merges"')
-    tail = data[begin + 8 : begin + 8 + _TAIL] if begin >= 0 else b""
-    if b"".join(tail.split()).startswith(b":[["):
-        return [Finding("model.merges-paired", Severity.INFO, {"file": _FILE})]
-    return []
+    # With the colon: "merges" alone may be half of a merge.
+    begin = data.rfind(_MERGES)
+    tail = data[begin + len(_MERGES) :][:_TAIL] if begin >= 0 else b""
+    return describe_merges(has_pairs=b"".join(tail.split()).startswith(b"[["))
+
+
+def describe_merges(*, has_pairs: bool) -> list[Finding]:
+    """What merges written as pairs mean for importers."""
+    return [Finding("model.merges-paired", Severity.INFO, {"file": _FILE})] if has_pairs else []
 
 
 def find_similar_pre_tokenizers(path: Path, model_type: str) -> list[Finding]:

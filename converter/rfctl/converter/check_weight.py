@@ -15,6 +15,7 @@ from rfctl.converter.finding import Finding, Severity, shorten
 from rfctl.converter.header import SourceTensor, read_header
 from rfctl.converter.source import INDEX, read_index
 from rfctl.converter.source_pickled import find_pickled, refuse_model
+from rfctl.converter.source_run import find_parts
 from rfctl.core.error import RfctlError
 
 _LEFTOVERS = Path(__file__).parent / "data" / "leftover.toml"
@@ -156,6 +157,8 @@ def _explain_nothing(path: Path) -> Finding:
     pickled = find_pickled(path)
     if pickled:
         return from_error(refuse_model(path, pickled))
+    if parts := find_parts(path):
+        return from_error(parts)
     gguf = sorted(file.name for file in path.glob("*.gguf"))
     if gguf:
         return _error("model.weights-gguf", files=shorten(gguf), path=path)

@@ -70,14 +70,14 @@ def list_merges(ranks: dict[bytes, int]) -> list[bytes]:
 
     A token that lower ranks do not lead to in two parts has no merge.
     """
-    spelling = _list_spellings()
+    spelling = list_spellings()
     merges = []
     for token, rank in ranks.items():
         if len(token) == 1:
             continue
         parts = _split(ranks, token, rank)
         if len(parts) == 2:
-            merges.append(" ".join(_spell(spelling, part) for part in parts).encode())
+            merges.append(" ".join(spell(spelling, part) for part in parts).encode())
     return merges
 
 
@@ -89,8 +89,8 @@ def read_rank_vocabulary(source: ModelSource, ranks: dict[bytes, int], size: int
     Raises RfctlError `model.vocabulary-too-small`, `model.config-invalid` and `model.tokenizer-malformed`.
     """
     size = check_size(size)
-    spelling = _list_spellings()
-    by_id = {id: (_spell(spelling, token), TokenType.NORMAL) for token, id in ranks.items()}
+    spelling = list_spellings()
+    by_id = {id: (spell(spelling, token), TokenType.NORMAL) for token, id in ranks.items()}
     for id, token, is_special in list_added(source):
         if is_special or is_special_looking(token):
             by_id[id] = token, TokenType.CONTROL
@@ -103,6 +103,20 @@ def read_rank_vocabulary(source: ModelSource, ranks: dict[bytes, int], size: int
         )
     entries = [by_id.get(id, (f"[PAD{id}]", TokenType.UNUSED)) for id in range(size)]
     return Vocabulary("gpt2", pre, [token for token, _ in entries], [int(kind) for _, kind in entries])
+
+
+def list_spellings() -> list[str]:
+    """The letter that stands for every byte in a byte-level vocabulary: its own where it can be seen, else
+    one of those from U+0100 on, in turn.
+    """
+    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = iter(range(0x100, 0x200))
+    return [chr(byte if byte in seen else next(hidden)) for byte in range(0x100)]
+
+
+def spell(spelling: list[str], token: bytes) -> str:
+    """`token` in the letters of a byte-level vocabulary."""
+    return "".join([spelling[byte] for byte in token])
 
 
 def _split(ranks: dict[bytes, int], token: bytes, limit: int) -> list[bytes]:
@@ -118,19 +132,6 @@ def _split(ranks: dict[bytes, int], token: bytes, limit: int) -> list[bytes]:
             break
         parts[where : where + 2] = [parts[where] + parts[where + 1]]
     return parts
-
-
-def _list_spellings() -> list[str]:
-    """The letter that stands for every byte in a byte-level vocabulary: its own where it can be seen, else
-    one of those from U+0100 on, in turn.
-    """
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = iter(range(0x100, 0x200))
-    return [chr(byte if byte in seen else next(hidden)) for byte in range(0x100)]
-
-
-def _spell(spelling: list[str], token: bytes) -> str:
-    return "".join([spelling[byte] for byte in token])
 
 
 def _malformed(what: str) -> RfctlError:

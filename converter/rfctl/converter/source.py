@@ -20,6 +20,7 @@ from rfctl.converter.header import SourceTensor, read_header
 from rfctl.converter.hparams import inner_config
 from rfctl.converter.known_vocabulary import KnownVocabulary
 from rfctl.converter.source_pickled import ENDINGS, find_pickled, refuse_model
+from rfctl.converter.source_run import find_models, find_parts, refuse_folder
 from rfctl.core.error import RfctlError, UsageError
 
 INDEX = "model.safetensors.index.json"
@@ -101,7 +102,7 @@ def open_source(path: Path) -> ModelSource:
 
 def read_config(path: Path) -> Mapping[str, Any]:
     """config.json of the directory `path`. Raises UsageError `model.not-found`, RfctlError `model.is-gguf`,
-    `model.adapter-only`, `model.config-missing` or `model.json-malformed`."""
+    `model.adapter-only`, `model.inside`, `model.config-missing` or `model.json-malformed`."""
     if path.is_file() and path.suffix.lower() in ENDINGS:
         raise refuse_model(path.parent, [path.name])
     if path.is_file() and (path.suffix.lower() == ".gguf" or path.open("rb").read(4) == b"GGUF"):
@@ -112,6 +113,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
     if config is None and not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             raise RfctlError("model.adapter-only", path=path)
+        if inside := find_models(path):
+            raise refuse_folder(path, inside)
         raise RfctlError("model.config-missing", path=path)
     if not isinstance(config, dict):
         raise RfctlError("model.json-malformed", file="config.json", what="not an object")
@@ -150,13 +153,16 @@ def read_index(path: Path) -> Mapping[str, str] | None:
 def read_tensors(path: Path) -> Mapping[str, SourceTensor]:
     """The tensors of the directory `path`, checked against its index.
 
-    Raises RfctlError `model.weights-missing`, `model.weights-pickled`, `model.shard-missing`,
+    Raises RfctlError `model.weights-missing`, `model.weights-pickled`, `model.weights-distributed`,
+    `model.shard-missing`,
     `model.tensor-duplicate`, `model.index-stale`, and those of `read_header`.
     """
     shards = list_shards(path)
     if not shards:
         if pickled := find_pickled(path):
             raise refuse_model(path, pickled)
+        if parts := find_parts(path):
+            raise parts
         others = ", ".join(sorted(_other_weights(path))) or "-"
         raise RfctlError("model.weights-missing", path=path, others=others)
     tensors: dict[str, SourceTensor] = {}

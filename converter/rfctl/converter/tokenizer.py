@@ -1,30 +1,24 @@
-"""Vocabularies of `tokenizer.json`: byte-level BPE, WordPiece, and SentencePiece's BPE with byte fallback.
+"""`tokenizer.json` loaded.
 
-Rules: `conversion/base.py` get_vocab_base and get_vocab_base_pre, gguf-py `vocab.py` LlamaHfVocab
-(llama.cpp b11434), and what AutoTokenizer of transformers 4.57.6 does to the file when it loads it.
+Rules: what AutoTokenizer of transformers 4.57.6 does to the file when it loads it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from rfctl.converter.hparams import HParams
+from rfctl.converter.known_vocabulary import KnownVocabulary, find_by_body
+from rfctl.converter.pre_tokenizer import changes_check_text
 from rfctl.converter.source import ModelSource, read_text
 from rfctl.converter.special import token_text
-from rfctl.converter.vocabulary import SPACE, TokenType, Vocabulary, check_size, is_special_looking
 from rfctl.core.error import RfctlError
 
 FILE = "tokenizer.json"
-_DATA = Path(__file__).parent / "data" / "pre-tokenizer.json"
 # Classes whose post-processor transformers 4 makes anew from add_bos_token and add_eos_token, with their
 # defaults.
 _REBUILT = {
@@ -34,10 +28,7 @@ _REBUILT = {
     "Cohere": (True, False),
     "GPTNeoX": (False, False),
 }
-_CLEAN_UP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
-             (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))  # fmt: skip
-_LLAMA_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass
@@ -49,6 +40,8 @@ class TokenizerFile:
     merges   merges as GGUF has them, UTF-8 (BPE)
     config   tokenizer_config.json, {} if absent
     entries  token -> id of the file's vocabulary, without added tokens; None where it is no such table
+    known    the vocabulary where it is a known one; the engine then lacks the merges and encodes single
+             tokens only
     """
 
     head: Mapping[str, Any] = field(repr=False)
@@ -57,6 +50,7 @@ class TokenizerFile:
     config: Mapping[str, Any] = field(repr=False)
     engine: Any = field(repr=False)
     entries: Mapping[str, int] | None = field(default=None, repr=False)
+    known: KnownVocabulary | None = None
 
     def list_tokens(self) -> dict[int, str]:
         """Token of every id, added ones included."""
@@ -81,10 +75,13 @@ class TokenizerFile:
         return ids
 
 
-def load_tokenizer(source: ModelSource) -> TokenizerFile:
+def load_tokenizer(source: ModelSource, *, encodes: bool = False) -> TokenizerFile:
     """Load tokenizer.json.
 
-    Raises RfctlError `model.tokenizer-missing`, `model.tokenizer-malformed`, `model.json-malformed`.
+    encodes   the engine must be able to encode any text: with a known vocabulary it is not, since reading
+              the merges takes half of the time
+    Raises RfctlError `model.tokenizer-missing`, `model.tokenizer-malformed`, `model.json-malformed`, and
+    `model.tokenizer-unread` where a check has read the head alone.
     """
     content = read_text(source.path / FILE)
     if content is None:
@@ -100,6 +97,9 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
     # As bytes: a text with Chinese in it takes three times the memory, and the engine wants UTF-8.
     data = content.encode("utf-8")
     del content
+    known = None if encodes else _find_known(source, data, head, config)
+    if known is not None:
+        data = _drop_merges(data)
     try:
         engine = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower for a file that it cannot read
@@ -112,117 +112,32 @@ def load_tokenizer(source: ModelSource) -> TokenizerFile:
         raise RfctlError(
             "model.tokenizer-malformed", file="tokenizer_config.json", what=str(error)
         ) from error
-    return TokenizerFile(head, kind, merges, config, engine, entries)
+    return TokenizerFile(head, kind, merges, config, engine, entries, known)
 
 
-def find_pre_tokenizer(tokenizer: TokenizerFile) -> str:
-    """Name of the pre-tokenizer, by the hash of a fixed text.
-
-    Raises RfctlError `model.pre-tokenizer-unknown`.
-    """
-    digest = hash_pre_tokenizer(tokenizer)
-    name = _read_hashes()["hash"].get(digest)
-    if name is None:
-        raise RfctlError("model.pre-tokenizer-unknown", hash=digest)
-    return str(name)
-
-
-def hash_pre_tokenizer(tokenizer: TokenizerFile) -> str:
-    """sha256 of the ids of the check text, written as Python writes a list."""
-    ids = tokenizer.encode(_read_hashes()["check_text"])
-    return hashlib.sha256(str(ids).encode()).hexdigest()
+def _find_known(
+    source: ModelSource, data: bytes, head: Mapping[str, Any], config: Mapping[str, Any]
+) -> KnownVocabulary | None:
+    """The known vocabulary of the file, if what was added to it leaves the check text as it is recorded."""
+    known = source.head.known if source.head is not None else find_by_body(data)
+    if known is not None and not changes_check_text(_list_added(head, config)):
+        return known
+    if source.head is not None:
+        raise RfctlError("model.tokenizer-unread", file=FILE)
+    return None
 
 
-def read_base_vocabulary(tokenizer: TokenizerFile, hparams: HParams) -> Vocabulary:
-    """Tokens of ids 0 to vocab_size - 1 with their types; ids without a token become unused `[PADn]`.
-
-    Raises RfctlError `model.vocabulary-too-small` when the tokenizer has an id that vocab_size leaves no
-    room for, and `model.pre-tokenizer-unknown`.
-    """
-    engine = tokenizer.engine
-    by_id = tokenizer.list_tokens()
-    added = engine.get_added_tokens_decoder()
-    size = check_size(hparams.get("vocab_size", len(by_id)))
-    highest = max(by_id, default=0)
-    if highest >= size:
-        raise RfctlError("model.vocabulary-too-small", vocab_size=size, highest=highest, token=by_id[highest])
-    pre = find_pre_tokenizer(tokenizer)
-    # Nearly all tokens are plain: whole lists first, then the exceptions.
-    tokens = list(map(by_id.get, range(size), repeat("")))
-    types = [int(TokenType.NORMAL)] * size
-    for id in set(range(size)).difference(by_id) if len(by_id) != size else ():
-        tokens[id], types[id] = f"[PAD{id}]", int(TokenType.UNUSED)
-    for id, entry in added.items():
-        token = tokens[id]
-        if not entry.normalized:
-            token = _round_trip(tokenizer, token)
-        if entry.special or is_special_looking(token):
-            types[id] = int(TokenType.CONTROL)
-        else:
-            types[id] = int(TokenType.USER_DEFINED)
-            token = token.replace(SPACE, " ")
-        tokens[id] = token
-    return Vocabulary("gpt2", pre, tokens, types)
+def _list_added(head: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    entries = head.get("added_tokens")
+    decoder = config.get("added_tokens_decoder")
+    found = [*(entries if isinstance(entries, list) else ()), *(config.get(name) for name in SPECIAL_TOKENS)]
+    found += decoder.values() if isinstance(decoder, dict) else ()
+    return [text for entry in found if (text := token_text(entry))]
 
 
-def read_wordpiece(tokenizer: TokenizerFile, hparams: HParams) -> Vocabulary:
-    """A WordPiece vocabulary with words marked by a leading space sign instead of continuations by ##.
-
-    Rule: `conversion/bert.py` set_vocab, b11434. Raises as `read_base_vocabulary`.
-    """
-    base = read_base_vocabulary(tokenizer, hparams)
-    for id, token in enumerate(base.tokens):
-        if base.types[id] != TokenType.CONTROL:
-            base.tokens[id] = token[2:] if token.startswith("##") else SPACE + token
-    base.model = "bert"
-    return base
-
-
-def is_sentencepiece_bpe(tokenizer: TokenizerFile) -> bool:
-    """Is this SentencePiece's BPE (byte fallback) in tokenizer.json form?"""
-    model, decoder = tokenizer.head["model"], tokenizer.head.get("decoder")
-    kind = decoder.get("type") if isinstance(decoder, dict) else None
-    return tokenizer.kind == "BPE" and bool(model.get("byte_fallback")) and kind == "Sequence"
-
-
-def read_sentencepiece_bpe(tokenizer: TokenizerFile) -> Vocabulary:
-    """SentencePiece's BPE without `tokenizer.model`: every score is -1000 (gguf-py LlamaHfVocab)."""
-    engine = tokenizer.engine
-    added = engine.get_added_tokens_decoder()
-    base = engine.get_vocab_size(with_added_tokens=False)
-    by_id = {id: token for token, id in engine.get_vocab(with_added_tokens=True).items()}
-    defaults = _LLAMA_SPECIAL if "Llama" in str(tokenizer.config.get("tokenizer_class", "")) else {}
-    special = {token_text(tokenizer.config.get(name, defaults.get(name))) for name in _SPECIAL} - {None}
-    for entry in tokenizer.config.get("additional_special_tokens") or ():
-        special.add(token_text(entry))
-    tokens, types = [], []
-    for id in [*range(base), *sorted(id for id in added if id >= base)]:
-        token = by_id.get(id)
-        if token is None:
-            raise RfctlError("model.tokenizer-malformed", file=FILE, what=f"no token {id}")
-        is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-        if token in special:
-            types.append(TokenType.CONTROL)
-        elif is_byte and id < base:
-            types.append(TokenType.BYTE)
-        else:
-            types.append(TokenType.NORMAL if id < base else TokenType.USER_DEFINED)
-        tokens.append(token)
-    return Vocabulary("llama", "default", tokens, [int(kind) for kind in types], [-1000.0] * len(tokens))
-
-
-def _round_trip(tokenizer: TokenizerFile, token: str) -> str:
-    """An added token as the tokenizer gives it back: llama.cpp expects such tokens normalised."""
-    ids = tokenizer.engine.encode(token, add_special_tokens=False).ids
-    text: str = tokenizer.engine.decode(ids, skip_special_tokens=False)
-    return clean_up(text) if tokenizer.config.get("clean_up_tokenization_spaces") else text
-
-
-def clean_up(text: str) -> str:
-    """`text` without the spaces that transformers takes away when `clean_up_tokenization_spaces` is set."""
-    for old, new in _CLEAN_UP:
-        text = text.replace(old, new)
-    return text
+def _drop_merges(data: bytes) -> bytes:
+    """tokenizer.json without its merges, the last of it."""
+    return data[: data.rindex(b'"merges":')] + b'"merges":[]}}'
 
 
 def _encode_merges(merges: Any) -> list[bytes]:
@@ -298,16 +213,10 @@ def _add_tokens(engine: Any, config: Mapping[str, Any]) -> None:
             }
             wanted.append(AddedToken(content, **flags))
             known.add(content)
-    for name in _SPECIAL:
+    for name in SPECIAL_TOKENS:
         content = token_text(config.get(name))
         if content and content not in known:
             wanted.append(AddedToken(content, special=True, normalized=False))
             known.add(content)
     for token in wanted:
         (engine.add_special_tokens if token.special else engine.add_tokens)([token])
-
-
-@cache
-def _read_hashes() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(_DATA.read_text(encoding="utf-8"))
-    return table

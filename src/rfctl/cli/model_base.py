@@ -20,7 +20,8 @@ def find_directories(
 
     config_only   the configuration of the base will do
     An adapter given alone brings its base with it (`base_model_name_or_path`). Raises RfctlError `hub.*`,
-    UsageError `adapter.not-found`.
+    `adapter.base-cached` and `adapter.base-elsewhere` where the base is a path that is not here; UsageError
+    `adapter.not-found`.
     """
     from rfctl.converter.adapter import find_base, read_revision
     from rfctl.converter.check_adapter import read_base
@@ -37,8 +38,19 @@ def find_directories(
             named, revision = read_base(base), read_revision(base)
             if repo := parse_repo(f"{named}@{revision}" if revision else named):
                 return _download(app, repo, config_only=config_only), directory
+            if named:
+                raise _refuse_base(base, named)
         return base, adapter
     return directory, adapter
+
+
+def _refuse_base(adapter: Path, named: str) -> RfctlError:
+    """The error for an adapter whose base is a path of another machine."""
+    from rfctl.converter.check_adapter import guess_repository
+
+    if repo := guess_repository(named):
+        return RfctlError("adapter.base-cached", path=adapter, base=named, repo=repo)
+    return RfctlError("adapter.base-elsewhere", path=adapter, base=named)
 
 
 def _find(app: App, path: Path, *, config_only: bool = False) -> Path:

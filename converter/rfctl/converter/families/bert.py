@@ -16,7 +16,8 @@ from rfctl.converter.pair import flag, texts, uint
 from rfctl.converter.plan import KeyValue
 from rfctl.converter.source import ModelSource
 from rfctl.converter.special import list_special_pairs
-from rfctl.converter.tokenizer import load_tokenizer, read_wordpiece
+from rfctl.converter.tokenizer import load_tokenizer
+from rfctl.converter.tokenizer_vocabulary import read_wordpiece
 from rfctl.core.error import RfctlError
 
 _DROPPED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")

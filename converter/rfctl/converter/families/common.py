@@ -12,7 +12,8 @@ from rfctl.converter.plan import KeyValue
 from rfctl.converter.sentence import MODEL_FILE, read_sentencepiece
 from rfctl.converter.source import ModelSource
 from rfctl.converter.special import list_special_pairs
-from rfctl.converter.tokenizer import load_tokenizer, read_base_vocabulary
+from rfctl.converter.tokenizer import load_tokenizer
+from rfctl.converter.tokenizer_vocabulary import read_base_vocabulary
 from rfctl.core.error import RfctlError
 
 Factors = np.ndarray[tuple[int], np.dtype[np.float32]]
@@ -22,12 +23,23 @@ DECODER_NAMES = {
     "model.norm": "output_norm",
     "lm_head": "output",
 }
-DECODER_BLOCK = {
+DECODER_ATTENTION = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+}
+COMPRESSED_ATTENTION = {
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
+}
+DECODER_BLOCK = {
+    **DECODER_ATTENTION,
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",

@@ -31,9 +31,9 @@ from rfctl.converter.sentence import MODEL_FILE, read_sentencepiece
 from rfctl.converter.source import ModelSource
 from rfctl.converter.special import list_special_pairs
 from rfctl.converter.tokenizer import FILE as TOKENIZER_FILE
-from rfctl.converter.tokenizer import (
+from rfctl.converter.tokenizer import load_tokenizer
+from rfctl.converter.tokenizer_vocabulary import (
     is_sentencepiece_bpe,
-    load_tokenizer,
     read_base_vocabulary,
     read_sentencepiece_bpe,
 )

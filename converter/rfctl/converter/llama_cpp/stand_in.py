@@ -206,7 +206,7 @@ class Tokenizer:
 
     def __init__(self, path: Path) -> None:
         source = open_source(path)
-        self._file: TokenizerFile = load_tokenizer(source)
+        self._file: TokenizerFile = load_tokenizer(source, encodes=True)
         self._engine = self._file.engine
         self.vocab: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
         self.name_or_path = str(path)
@@ -261,7 +261,7 @@ class Tokenizer:
         return self._file.encode(text, add_special=add_special_tokens)
 
     def decode(self, ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
-        from rfctl.converter.tokenizer import clean_up
+        from rfctl.converter.tokenizer_vocabulary import clean_up
 
         ids = [int(ids)] if isinstance(ids, (int, np.integer)) else [int(id) for id in ids]
         text = str(self._engine.decode(ids, skip_special_tokens=skip_special_tokens))

@@ -1,0 +1,66 @@
+"""What llama.cpp calls the way a tokenizer splits text: `tokenizer.ggml.pre`, by the hash of a fixed text.
+
+Rule: `conversion/base.py` get_vocab_base_pre, llama.cpp b11434. Table: `data/pre-tokenizer.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfctl.core.error import RfctlError
+
+if TYPE_CHECKING:
+    from rfctl.converter.tokenizer import TokenizerFile
+
+_DATA = Path(__file__).parent / "data" / "pre-tokenizer.json"
+# A letter that is a token of every byte-level vocabulary and of itself nothing special.
+_LETTER = "a"
+
+
+def find_pre_tokenizer(tokenizer: TokenizerFile) -> str:
+    """Name of the pre-tokenizer, by the hash of a fixed text.
+
+    Raises RfctlError `model.pre-tokenizer-unknown`.
+    """
+    digest = hash_pre_tokenizer(tokenizer)
+    name = read_hashes()["hash"].get(digest)
+    if name is None:
+        raise RfctlError("model.pre-tokenizer-unknown", hash=digest)
+    return str(name)
+
+
+def hash_pre_tokenizer(tokenizer: TokenizerFile) -> str:
+    """sha256 of the ids of the check text, written as Python writes a list."""
+    if tokenizer.known is None or tokenizer.known.ids is None:
+        ids = tokenizer.encode(read_hashes()["check_text"])
+    else:
+        ids = _surround(tokenizer, tokenizer.known.ids)
+    return hashlib.sha256(str(ids).encode()).hexdigest()
+
+
+def changes_check_text(tokens: Iterable[str]) -> bool:
+    """Would one of these added tokens take a part of the fixed text for itself?"""
+    text = read_hashes()["check_text"]
+    return any(token in text for token in tokens)
+
+
+@cache
+def read_hashes() -> dict[str, Any]:
+    """The table: `hash` has hash -> name, `check_text` the fixed text."""
+    table: dict[str, Any] = json.loads(_DATA.read_text(encoding="utf-8"))
+    return table
+
+
+def _surround(tokenizer: TokenizerFile, ids: Sequence[int]) -> list[int]:
+    """`ids` with the special tokens that the tokenizer puts around a text."""
+    letter = tokenizer.encode(_LETTER, add_special=False)
+    if len(letter) != 1:
+        raise RfctlError("model.tokenizer-malformed", file="tokenizer.json", what=f"no token {_LETTER}")
+    # A template may put the text anywhere, even nowhere or twice.
+    around = tokenizer.encode(_LETTER)
+    return [id for one in around for id in (ids if one == letter[0] else (one,))]
