@@ -19,10 +19,11 @@ from tiny import make_model
 
 from rfctl.converter.convert import write
 from rfctl.converter.family import list_families
+from rfctl.converter.llama_cpp.array import read_source
 from rfctl.converter.llama_cpp.front import find_tree, is_tree, plan_with_tree
 from rfctl.converter.llama_cpp.graph import evaluate
 from rfctl.converter.llama_cpp.stand_in import _make_torch
-from rfctl.converter.llama_cpp.tensor import Tensor, from_numpy, read_source
+from rfctl.converter.llama_cpp.tensor import Tensor, from_numpy
 from rfctl.converter.llama_cpp.translate import translate
 from rfctl.converter.storage import SourceReader
 from rfctl.core.error import RfctlError, UsageError

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rfctl.converter.llama_cpp.graph import COMPARISONS, FLOATS, Node, promote
+from rfctl.converter.llama_cpp.graph import COMPARISONS, FLOATS, promote
+from rfctl.converter.llama_cpp.recorded import Recorded
 
 _OPERATORS = {
     "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "floordiv": "floordiv", "mod": "mod",
@@ -27,19 +28,8 @@ _FUNCTIONS = (
 )  # fmt: skip
 
 
-class Arithmetic:
-    """What a tensor computes. `node` is its own; the class that has this one as its base makes tensors."""
-
-    node: Node
-
-    def _make(
-        self, op: str, inputs: Sequence[Node], params: Sequence[Any], dtype: str, shape: Sequence[int]
-    ) -> Any:
-        raise NotImplementedError
-
-    def _wrap(self, value: Any) -> Any:
-        """An array as a tensor, anything else as it is."""
-        raise NotImplementedError
+class Arithmetic(Recorded):
+    """What a tensor computes."""
 
     def copy_(self, other: Any, **_: Any) -> Any:
         raise NotImplementedError
@@ -51,7 +41,7 @@ class Arithmetic:
 
     def _binary(self, name: str, other: Any, *, is_right: builtins.bool = False) -> Any:
         other = self._wrap(other)
-        if isinstance(other, Arithmetic):
+        if isinstance(other, Recorded):
             first, second = (other.node, self.node) if is_right else (self.node, other.node)
             common = promote(first, second)
             if name == "div" and common not in FLOATS:

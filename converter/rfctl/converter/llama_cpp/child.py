@@ -24,8 +24,9 @@ import numpy as np
 
 from rfctl.converter.expression import STORAGE
 from rfctl.converter.llama_cpp import stand_in
+from rfctl.converter.llama_cpp.array import FakeArray
 from rfctl.converter.llama_cpp.graph import Node
-from rfctl.converter.llama_cpp.tensor import FakeArray, Tensor, from_numpy
+from rfctl.converter.llama_cpp.tensor import Tensor, from_numpy
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _FORBIDDEN = (
