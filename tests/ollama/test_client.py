@@ -7,7 +7,7 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -460,3 +460,23 @@ def test_a_create_stream_without_end_of_line_is_not_read_for_ever() -> None:
     with HttpServer(endless) as server, pytest.raises(RfctlError) as caught:
         OllamaClient(server.url).create({"model": "m"})
     assert caught.value.id == "ollama.create-unfinished"
+
+
+def test_answers_that_nest_without_end_or_drip_for_ever() -> None:
+    def drip() -> Iterator[bytes]:
+        for _ in range(400):
+            time.sleep(0.05)
+            yield b" "
+
+    deep = Response(200, b"[" * 200_000, "application/json")
+    with HttpServer(lambda request: deep) as server, OllamaClient(server.url) as client:
+        with pytest.raises(RfctlError) as caught:
+            client.models()
+        assert caught.value.id == "ollama.not-ollama"
+    slow = Response(200, drip(), "application/json")
+    begin = time.monotonic()
+    with HttpServer(lambda request: slow) as server, OllamaClient(server.url, read_seconds=0.2) as client:
+        with pytest.raises(UnreachableError) as late:
+            client.models()
+        assert late.value.id == "ollama.timeout"
+    assert time.monotonic() - begin < 10

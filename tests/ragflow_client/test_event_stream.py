@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,3 +51,9 @@ def test_an_endless_event_is_refused() -> None:
             parser.feed(b"data: " + b"x" * 50 + b"\n")
     with pytest.raises(ServerError, match=r"ragflow\.answer-too-large"):
         EventParser(limit=1000).feed(b"x" * 1001)
+
+
+def test_a_flood_of_empty_lines_takes_time_in_proportion() -> None:
+    begin = time.process_time()
+    assert list(read_events([b"\n" * 500_000, b"data: a\n\n"])) == ["a"]
+    assert time.process_time() - begin < 6

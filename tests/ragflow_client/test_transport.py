@@ -278,3 +278,14 @@ def test_versions_that_are_taken(
     scripted.say(http(200, {"code": 0, "data": text}), NOT_FOUND, NOT_FOUND)
     found = detect(api)
     assert (found.version, found.is_embedded, found.has_providers) == (version, False, False)
+
+
+def test_a_stream_of_nothing_but_comments_ends() -> None:
+    """Each comment breaks the silence, none is a frame: only the clock ends it."""
+    begin = time.monotonic()
+    with ScriptedServer() as server:
+        server.say(event_stream(*[b": ping\n\n"] * 400, pause=0.05))
+        with Api(server.url, "ragflow-k") as api, pytest.raises(UnreachableError) as caught:
+            list(api.stream("/x", {}, seconds=0.1))
+    assert caught.value.id == "ragflow.timeout"
+    assert time.monotonic() - begin < 10

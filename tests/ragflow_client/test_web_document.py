@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -262,7 +264,31 @@ def test_addresses_that_are_none(text: str) -> None:
         ("8.8.8.8", False),
         ("2606:4700::1111", False),
         ("64:ff9b::808:808", False),
+        ("::7f00:1", True),
+        ("::808:808", False),
+        ("fec0::1", True),
     ],
 )
 def test_what_is_private(address: str, private: bool) -> None:
     assert is_private(address) == private
+
+
+def test_headers_that_drip_for_ever_are_cut(tmp_path: Path) -> None:
+    """Every byte breaks the silence that a timeout waits for."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                    for _ in range(600):
+                        connection.sendall(b"a")
+                        time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        begin = time.monotonic()
+        with pytest.raises(UnreachableError):
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/a.pdf"
+            Fetcher(tmp_path, allow_private=True, total_seconds=1).fetch(url)
+        assert time.monotonic() - begin < 8

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
-from rfctl.core.error import AuthError, UsageError
+from rfctl.core.address import split_base
+from rfctl.core.error import AuthError
 
 _API_SUFFIX = re.compile(r"(/api)?(/v\d+)?/*$")
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -16,21 +17,10 @@ def normalise_url(text: str) -> str:
 
     A path in front of the API (a proxy's prefix) stays. Raises UsageError.
     """
-    url = text.strip().strip("\"'")
-    if "://" not in url:
-        url = "http://" + url
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError("ragflow.url-invalid", url=text, detail=str(error)) from error
-    if parts.scheme.lower() not in ("http", "https") or not host:
-        raise UsageError("ragflow.url-invalid", url=text, detail="http://HOST:9380")
-    if parts.username is not None or parts.password is not None:
-        raise UsageError("ragflow.url-has-secret")
-    return urlunsplit(
-        (parts.scheme.lower(), parts.netloc, _API_SUFFIX.sub("", parts.path.rstrip("/")), "", "")
+    parts = split_base(
+        text, invalid="ragflow.url-invalid", userinfo="ragflow.url-has-secret", example="http://HOST:9380"
     )
+    return urlunsplit((parts.scheme, parts.netloc, _API_SUFFIX.sub("", parts.path.rstrip("/")), "", ""))
 
 
 def check_key(text: str) -> str:

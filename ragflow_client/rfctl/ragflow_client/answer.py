@@ -18,6 +18,8 @@ from rfctl.ragflow_client.transport import ANSWER_SECONDS, Api
 _ERROR = "**ERROR**"
 _THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>|\Z)\s*", re.DOTALL)
 SESSION_NAME = "rfctl"
+# No model has a context that holds such an answer; a server that never ends would fill the memory.
+MAX_CHARACTERS = 16 << 20
 _TOP_N = 6  # of an assistant made without one
 
 
@@ -203,6 +205,8 @@ def join_frames(
         elif frame["final"] is False:
             whole += piece
             tell(piece)
+        if len(whole) > MAX_CHARACTERS:
+            raise ServerError("ragflow.answer-too-large", limit=MAX_CHARACTERS)
         found = frame.get("reference")
         if isinstance(found, Mapping) and found.get("chunks"):
             reference = found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from rfctl.ragflow_client.failure import ServerError
 
 MAX_EVENT_BYTES = 16 << 20
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EventParser:
@@ -50,12 +52,13 @@ class EventParser:
 
     def _line_end(self, start: int) -> tuple[int, int] | None:
         """(end of the line, start of the next), or None while the line is incomplete."""
-        feed, carriage = self._buffer.find(b"\n", start), self._buffer.find(b"\r", start)
-        if carriage >= 0 and (feed < 0 or carriage < feed):
-            if carriage + 1 == len(self._buffer):
-                return None  # the next piece may begin with the LF of this line end
-            return carriage, carriage + (2 if self._buffer[carriage + 1] == 0x0A else 1)
-        return (feed, feed + 1) if feed >= 0 else None
+        # Looked for together: a search for a CR that does not come would go to the end once for each line.
+        found = _LINE_END.search(self._buffer, start)
+        if found is None:
+            return None
+        if found[0] == b"\r" and found.end() == len(self._buffer):
+            return None  # the next piece may begin with the LF of this line end
+        return found.start(), found.end()
 
     def _take(self, line: bytes) -> str | None:
         if self._first:

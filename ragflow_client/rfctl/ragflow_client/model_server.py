@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 import httpx
 
-from rfctl.core.address import is_loopback
+from rfctl.core.address import is_loopback, split_base
 from rfctl.core.error import AuthError, RfctlError, UnreachableError, UsageError
 
 OLLAMA = "Ollama"
@@ -68,17 +68,13 @@ def open_server(kind: str, url: str, key: str = "") -> ModelServer:
     kind: a table of model_server.toml. Raises UsageError `provider.url-invalid`, `provider.url-has-secret`,
     AuthError `provider.key-malformed`.
     """
-    text = url.strip().strip("\"'")
-    if "://" not in text:
-        text = "http://" + text
-    try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError("provider.url-invalid", url=url, detail=str(error)) from error
-    if parts.scheme.lower() not in ("http", "https") or not host:
-        raise UsageError("provider.url-invalid", url=url, detail="http://HOST:8000/v1")
-    if parts.username is not None or parts.password is not None or parts.query:
+    parts = split_base(
+        url,
+        invalid="provider.url-invalid",
+        userinfo="provider.url-has-secret",
+        example="http://HOST:8000/v1",
+    )
+    if parts.query:
         raise UsageError("provider.url-has-secret")
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise AuthError("provider.key-malformed")
@@ -87,7 +83,7 @@ def open_server(kind: str, url: str, key: str = "") -> ModelServer:
         path = path.removesuffix(end)
     fact = _table()[kind]
     path = path.removesuffix("/v1") + fact["suffix"]
-    return ModelServer(fact["provider"], urlunsplit((parts.scheme.lower(), parts.netloc, path, "", "")), key)
+    return ModelServer(fact["provider"], urlunsplit((parts.scheme, parts.netloc, path, "", "")), key)
 
 
 def read_models(url: str, key: str = "") -> tuple[ServedModel, ...]:

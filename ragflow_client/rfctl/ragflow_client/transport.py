@@ -212,10 +212,7 @@ class Api(RAGFlow):  # type: ignore[misc]
             if not kind.lower().startswith("text/event-stream"):
                 check(self._finish(response, seconds))
                 raise ServerError("ragflow.shape", url=response.url, detail=shorten(kind))
-            deadline = time.monotonic() + 10 * seconds
-            for event in read_events(self._pieces(response)):
-                if time.monotonic() > deadline:
-                    raise UnreachableError("ragflow.timeout", url=response.url, seconds=10 * seconds)
+            for event in read_events(self._bounded(response, seconds)):
                 frame = _decode(response.url, event)
                 check_envelope(response.url, frame)
                 if frame.get("data") is True:
@@ -249,19 +246,24 @@ class Api(RAGFlow):  # type: ignore[misc]
 
     def _finish(self, response: requests.Response, seconds: float) -> Reply:
         """Read a bounded answer within bounded time."""
-        deadline = time.monotonic() + 10 * seconds
         content = bytearray()
-        for piece in self._pieces(response):
+        for piece in self._bounded(response, seconds):
             content += piece
             if len(content) > MAX_ANSWER_BYTES:
                 raise ServerError("ragflow.answer-too-large", url=response.url, limit=MAX_ANSWER_BYTES)
-            if time.monotonic() > deadline:
-                raise UnreachableError("ragflow.timeout", url=response.url, seconds=10 * seconds)
         framed = "Content-Length" in response.headers or response.raw.chunked
         if not content and not framed and response.status_code != 204:
             # A connection that ends within the headers looks to http.client like an empty answer.
             raise UncertainError("ragflow.cut", url=response.url, detail="0 bytes")
         return Reply(response.url, response.status_code, response.headers, bytes(content))
+
+    def _bounded(self, response: requests.Response, seconds: float) -> Iterator[bytes]:
+        """The pieces of an answer that may take ten times its longest silence, whatever it consists of."""
+        deadline = time.monotonic() + 10 * seconds
+        for piece in self._pieces(response):
+            if time.monotonic() > deadline:
+                raise UnreachableError("ragflow.timeout", url=response.url, seconds=10 * seconds)
+            yield piece
 
     def _pieces(self, response: requests.Response) -> Iterator[bytes]:
         """Decoded pieces as they arrive, so that a stream is not held back until a block is full."""

@@ -7,10 +7,12 @@ this machine's name server says.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,8 +27,10 @@ from rfctl.ragflow_client.failure import shorten
 AGENT = "rfctl"
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
+MAX_SECONDS = 3600.0
 _PIECE_BYTES = 64 << 10
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291, 2.5.5.1: an IPv4 address in an old form
 _SAFE = "%/:?#[]@!$&'()*+,;=~-._"
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -82,11 +86,12 @@ def is_private(address: str) -> bool:
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
             found = found.ipv4_mapped
-        elif found in _NAT64:
+        elif found in _NAT64 or (found in _COMPATIBLE and int(found) > 1):
             found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         elif found.sixtofour is not None:
             found = found.sixtofour
-    return not found.is_global or found.is_multicast
+    is_site_local = isinstance(found, ipaddress.IPv6Address) and found.is_site_local
+    return not found.is_global or found.is_multicast or is_site_local
 
 
 @contextmanager
@@ -98,6 +103,11 @@ def open_url(url: str, rules: Rules) -> Iterator[Answer]:
     """
     parts = urlsplit(url)
     connection = _connect(url, rules)
+    # A timeout is for one silence: a server that sends a byte now and then is ended by the clock.
+    seconds = min(rules.deadline - time.monotonic(), MAX_SECONDS)
+    watch = threading.Timer(max(seconds, 0.01), _cut, [connection])
+    watch.daemon = True
+    watch.start()
     try:
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         if parts.scheme == "http" and _proxy(url, rules):
@@ -107,11 +117,18 @@ def open_url(url: str, rules: Rules) -> Iterator[Answer]:
             connection.request("GET", target, headers=headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise _translate(error, url) from error
+            raise _late(url, rules) or _translate(error, url) from error
         named = {name.lower(): value for name, value in response.getheaders()}
         yield Answer(url, response.status, named, _read(response, url, named, rules))
     finally:
+        watch.cancel()
         connection.close()
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    with contextlib.suppress(OSError):
+        if connection.sock is not None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(url: str, rules: Rules) -> http.client.HTTPConnection:
@@ -224,9 +241,15 @@ def _read(
         if decoder is not None:
             yield decoder.flush()
     except (OSError, http.client.HTTPException, zlib.error) as error:
-        raise _translate(error, url) from error
+        raise _late(url, rules) or _translate(error, url) from error
+    if late := _late(url, rules):
+        raise late
     if length is not None and received != length:
         raise RfctlError("fetch.broken", url=url, detail=f"{received} of {length} bytes")
+
+
+def _late(url: str, rules: Rules) -> RfctlError | None:
+    return UnreachableError("fetch.timeout", url=url) if time.monotonic() > rules.deadline else None
 
 
 def _translate(error: Exception, url: str) -> RfctlError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ READ_SECONDS = 60.0
 ANSWER_SECONDS = 900.0  # loading a model may take the server's OLLAMA_LOAD_TIMEOUT (5 min), then the answer
 MAX_ANSWER_BYTES = 256 << 20
 MAX_ERROR_BYTES = 64 << 10
+MAX_CHARACTERS = 16 << 20  # of an answer that is streamed
 
 
 class OllamaClient:
@@ -214,6 +216,10 @@ class OllamaClient:
             for last in self._official.chat(name, messages, options=options or None, stream=True):
                 text += last.message.content or ""
                 thinking += last.message.thinking or ""
+                if len(text) + len(thinking) > MAX_CHARACTERS:
+                    raise RfctlError(
+                        "ollama.answer-size", url=self.url, path="/api/chat", limit=MAX_CHARACTERS
+                    )
                 if last.message.content:
                     yield last.message.content
         if last is None or not last.done:
@@ -246,7 +252,7 @@ class OllamaClient:
         data = self._call(method, path, body, model=model, read_seconds=read_seconds)
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RfctlError("ollama.not-ollama", url=self.url, path=path) from error
 
     def _call(
@@ -271,8 +277,12 @@ class OllamaClient:
         ):
             limit = MAX_ANSWER_BYTES if answer.is_success else MAX_ERROR_BYTES
             data = bytearray()
+            # The timeout is for one silence; this is for all of an answer that drips.
+            deadline = time.monotonic() + 10 * (read_seconds or self._read_seconds)
             for piece in answer.iter_bytes():
                 data += piece
+                if time.monotonic() > deadline:
+                    raise UnreachableError("ollama.timeout", url=self.url, detail=path)
                 if len(data) > limit:
                     if not answer.is_success:
                         break
