@@ -61,9 +61,33 @@ class Engine:
 
     folder: Path
     namespace: str
-    process: subprocess.Popen[bytes]
     environment: dict[str, str]
+    process: subprocess.Popen[bytes] = field(init=False)
     helpers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def launch(self) -> None:
+        """Start it and wait until it answers. Raises RuntimeError with its last words."""
+        command = ["nsenter", f"--net=/run/netns/{self.namespace}", "dockerd"]
+        command += ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
+        command += ["-H", f"unix://{self.folder}/s", "--pidfile", f"{self.folder}/pid"]
+        command += ["--init-path", shutil.which("tini-static") or "tini-static"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while subprocess.run(
+            ["docker", "version"], env=os.environ | self.environment, capture_output=True, check=False
+        ).returncode:
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                words = (self.folder / "log").read_text("utf-8", errors="replace")[-500:]
+                self.stop()
+                raise RuntimeError(words)
+            time.sleep(0.2)
+
+    def restart(self) -> None:
+        """As after an update of the engine, or a reboot."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.launch()
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -133,22 +157,9 @@ def start() -> Engine:
             subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)
             shutil.rmtree(folder, ignore_errors=True)
             raise RuntimeError(done.stderr.strip())
-    command = [*within, "dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
-    command += ["-H", f"unix://{folder}/s", "--pidfile", f"{folder}/pid"]
-    command += ["--init-path", shutil.which("tini-static") or "tini-static"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     environment = {"DOCKER_HOST": f"unix://{folder}/s", "DOCKER_CONFIG": str(folder / "config")}
-    engine = Engine(folder, namespace, process, environment)
-    deadline = time.monotonic() + 30
-    while subprocess.run(
-        ["docker", "version"], env=os.environ | environment, capture_output=True, check=False
-    ).returncode:
-        if time.monotonic() > deadline or process.poll() is not None:
-            words = (folder / "log").read_text("utf-8", errors="replace")[-500:]
-            engine.stop()
-            raise RuntimeError(words)
-        time.sleep(0.2)
+    engine = Engine(folder, namespace, environment)
+    engine.launch()
     archive = folder / "root.tar"
     archive.write_bytes(_empty_root())
     engine.docker("import", str(archive), IMAGE)

@@ -6,6 +6,7 @@ import json
 import re
 import time
 import zipfile
+from typing import Any
 
 import docker_engine
 import pytest
@@ -200,6 +201,29 @@ def test_the_engine_is_down(stack: Stack) -> None:
     result = stack("stack", "up", DOCKER_HOST="unix:///nowhere/docker.sock")
     assert result.code == 3
     assert "error[stack.engine-down]: The Docker engine does not answer: " in result.err
+
+
+def test_the_stack_comes_back_with_the_engine(stack: Stack) -> None:
+    assert stack("stack", "up", "--timeout", "60").code == 0
+    stack.engine.restart()
+    deadline = time.monotonic() + 60
+    while not _status(stack)["running"]:
+        assert time.monotonic() < deadline
+    assert stack.engine.inside("curl", "-sS", "-m", "5", "http://127.0.0.1:8080/").returncode == 0
+    # What somebody stopped stays so.
+    stack.engine.docker("stop", "rfctl-redis-1")
+    stack.engine.restart()
+    found = {row["name"]: row["fault"] for row in _status(stack)["services"]}
+    assert found["redis"] == "stopped"
+
+
+def _status(stack: Stack) -> dict[str, Any]:
+    """As soon as the engine that was started again tells it."""
+    deadline = time.monotonic() + 30
+    while (answer := stack("stack", "status", "--json")).code:
+        assert (answer.code, time.monotonic() < deadline) == (3, True), answer.err
+    document: dict[str, Any] = json.loads(answer.out)
+    return document
 
 
 def test_docker_without_compose(stack: Stack) -> None:
