@@ -87,6 +87,24 @@ def test_a_directory_comes_whole(bring: Run, remote: Path, tmp_path: Path) -> No
     assert (here / remote.name / "link.gguf").read_bytes() == CONTENT
 
 
+def test_what_a_model_does_not_need_stays_there(bring: Run, remote: Path, tmp_path: Path) -> None:
+    """A directory of a training: what is left out is neither brought nor counted for the disk."""
+    (remote / "checkpoint-9").mkdir()
+    (remote / ".git").mkdir()
+    (remote / ".git" / "config").write_text("x")
+    (remote / "checkpoint-9" / "config.json").write_text("{}")
+    for name in ("optimizer.pt", "checkpoint-9/optimizer.bin"):
+        with (remote / name).open("wb") as file:
+            file.truncate(1 << 43)  # 8 TiB, sparse
+    full = bring(remote, str(tmp_path / "here"))
+    assert (full.code, "--exclude 'optimizer*'" in full.err) == (1, True)
+    done = bring(remote, str(tmp_path / "here"), "--exclude", "optimizer*", "--exclude", ".git/*")
+    assert done.code == 0, done.err
+    here = tmp_path / "here" / remote.name
+    assert names(here) == ["checkpoint-9/config.json", "model.gguf"]
+    assert "error[bring.nothing]" in bring(remote, str(tmp_path / "none"), "--exclude", "*").err
+
+
 def test_what_arrived_is_not_brought_again(server: SshServer, remote: Path, tmp_path: Path) -> None:
     place = source(server, remote / "model.gguf")
     (about,) = list_remote(place)

@@ -16,9 +16,17 @@ from rfctl.core.error import RfctlError
 @command("fetch")
 @click.argument("source", metavar="[USER@]HOST:PATH")
 @click.argument("folder", required=False, default=".", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--exclude", multiple=True, metavar="GLOB")
 @click.option("--ssh-port", type=click.IntRange(1, 65535), metavar="N")
 @click.option("--ssh-config", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE")
-def fetch(app: App, source: str, folder: Path, ssh_port: int | None, ssh_config: Path | None) -> None:
+def fetch(
+    app: App,
+    source: str,
+    folder: Path,
+    exclude: tuple[str, ...],
+    ssh_port: int | None,
+    ssh_config: Path | None,
+) -> None:
     """A file or a directory; the same command goes on after Ctrl-C or a broken line."""
     from rfctl.stack.fetch import fetch as bring
     from rfctl.stack.fetch_remote import parse_source
@@ -27,7 +35,7 @@ def fetch(app: App, source: str, folder: Path, ssh_port: int | None, ssh_config:
         source, ssh_port=ssh_port or 0, config=str(ssh_config.absolute()) if ssh_config else ""
     )
     try:
-        found = bring(place, folder, reporter=app.reporter())
+        found = bring(place, folder, exclude=exclude, reporter=app.reporter())
     except KeyboardInterrupt:
         app.out.note("bring.resume")
         raise

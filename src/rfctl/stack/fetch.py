@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -41,21 +42,27 @@ class Fetched:
     is_new: bool = True
 
 
-def fetch(source: Source, folder: Path, *, reporter: Reporter = SILENT) -> list[Fetched]:
+def fetch(
+    source: Source, folder: Path, *, exclude: Sequence[str] = (), reporter: Reporter = SILENT
+) -> list[Fetched]:
     """Bring the file, or every file of the directory, into `folder` (a directory becomes `folder`/its name).
 
+    exclude: patterns of the shell for files of a directory that stay there, held against the name and against
+    the whole path below the directory.
     Raises UsageError, AuthError, UnreachableError `bring.broken` (the next call goes on from there),
     RfctlError (`bring.disk-full`, `bring.hash-differs`, ...), OSError.
     """
     if shutil.which("ssh") is None:
         raise UsageError("tunnel.no-ssh")
     with reporter.stage("bring.listing", unit="seconds", host=source.host):
-        files = list_remote(source)
+        files = [one for one in list_remote(source) if not _is_excluded(one, exclude)]
+    if not files:
+        raise RfctlError("bring.nothing", source=source)
     targets = [_target(source, one, folder) for one in files]
     if len(set(targets)) != len(targets):
         raise RfctlError("bring.name-refused", name=str(targets[0]), source=source)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{targets[0].name}.lock")
+    lock = FileLock(lock_file := folder / f".{PurePosixPath(source.path).name}.lock")
     if not lock.acquire():
         raise UsageError("bring.busy", path=targets[0])
     try:
@@ -68,7 +75,13 @@ def fetch(source: Source, folder: Path, *, reporter: Reporter = SILENT) -> list[
     finally:
         lock.release()
         with contextlib.suppress(OSError):
-            (folder / f".{targets[0].name}.lock").unlink()
+            lock_file.unlink()
+
+
+def _is_excluded(file: Remote, patterns: Sequence[str]) -> bool:
+    return bool(file.name) and any(
+        fnmatchcase(name, one) for one in patterns for name in (file.name, PurePosixPath(file.name).name)
+    )
 
 
 def _target(source: Source, file: Remote, folder: Path) -> Path:

@@ -258,7 +258,9 @@ def find_silent(forwards: Sequence[Forward], seconds: float = PROBE_SECONDS) -> 
             if one.is_reverse:
                 continue
             try:
-                connection = socket.create_connection((one.bind, one.port), timeout=seconds)
+                # Not every system connects to "any address" (0.0.0.0, ::).
+                host = LOOPBACK if one.bind.strip("0.:*") == "" else one.bind
+                connection = socket.create_connection((host, one.port), timeout=seconds)
             except OSError:
                 silent.append(one)
                 continue
