@@ -188,7 +188,7 @@ def test_a_changed_file_is_replaced_only_on_wish(kb: Run, tmp_path: Path) -> Non
         1,
         "error[upload.name-taken]: manuals has a document note.txt with other content",
     )
-    assert f"next: rfctl kb upload --replace {path}" in refused.err
+    assert f"next: rfctl kb upload --replace {path} --kb manuals" in refused.err
     replaced = kb("kb", "upload", str(path), "--replace", "-q")
     assert "note.txt  replaced" in replaced.out
 
