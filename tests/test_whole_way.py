@@ -49,7 +49,7 @@ def test_the_demo_ends_with_answers_whose_pages_hold_them(
     # The same again finds everything in its place, in both languages.
     again = engine("demo", *arguments, "--lang", "zh", timeout=600)
     assert again.code == 0, again.err
-    assert "manual.pdf" in again.out and "回答：" in again.out and "模型还得到的段落：" in again.out
+    assert "manual.pdf" in again.out and "回答：" in again.out and "模型还得到的分块：" in again.out
 
 
 def test_paris_and_the_vectors_of_torch(

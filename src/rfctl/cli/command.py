@@ -7,7 +7,11 @@ verb runs or its own help is asked for.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +29,13 @@ ALIASES = {"list": "ls", "delete": "rm", "remove": "rm"}
 def _language(context: click.Context) -> str:
     app = context.find_object(App)
     return app.language if app is not None else "en"
+
+
+@cache
+def examples() -> Mapping[str, Sequence[str]]:
+    """`noun.verb` -> command lines for its help page."""
+    with Path(__file__).with_name("example.toml").open("rb") as file:
+        return tomllib.load(file)
 
 
 def _help(key: str, language: str, default: str, part: str = "message") -> str:
@@ -49,6 +60,9 @@ def _localise_options(command: click.Command, context: click.Context) -> list[cl
             default = _help(f"option.{name}", language, parameter.help or "")
             parameter.help = _help(f"{_path(context)}.{name}", language, default)
             parameter.metavar = parameter.metavar or _METAVARS.get(parameter.type.name)
+            told = re.search("default|默认", parameter.help)
+            if isinstance(parameter.default, str | int | float) and parameter.default and not told:
+                parameter.show_default = not parameter.is_flag
     return parameters
 
 
@@ -118,6 +132,13 @@ class _Localised(click.Command):
                 formatter.write_paragraph()
                 with formatter.indentation():
                     formatter.write_text(text)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Command lines as they are typed, one each, never broken."""
+        if lines := examples().get(_path(ctx)):
+            with formatter.section(_help("heading.examples", _language(ctx), "Examples")):
+                for line in lines:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         options = [one for one in _localise_options(self, ctx) if isinstance(one, click.Option)]
