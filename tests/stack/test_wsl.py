@@ -27,7 +27,8 @@ from rfctl.stack import wsl_gateway
 from rfctl.stack.child import Capture
 from rfctl.stack.evidence import Evidence
 from rfctl.stack.wsl import Distribution, Machine, read_distributions, read_machine
-from rfctl.stack.wsl_capture import Folders
+from rfctl.stack.wsl_apply import command_line, elevated
+from rfctl.stack.wsl_capture import Folders, powershell
 from rfctl.stack.wsl_config import merge, wanted
 from rfctl.stack.wsl_plan import Step, Wish, make_plan
 
@@ -207,6 +208,17 @@ def test_windows_keeps_some_memory(gigabytes: int, memory: str) -> None:
     machine = Machine("store", UBUNTU, "nat", frozenset({"desktop"}), memory=gigabytes << 30)
     step = next(one for one in make_plan(machine, Wish(), FOLDERS, "python").steps if one.id == "config")
     assert step.params["memory"] == memory
+
+
+def test_commands_are_quoted_for_powershell() -> None:
+    python = ("C:\\Users\\Li Lei\\python.exe", "-m", "rfctl.stack.wsl_config")
+    assert command_line(python) == '& "C:\\Users\\Li Lei\\python.exe" -m rfctl.stack.wsl_config'
+    assert command_line(("wsl.exe", "--shutdown")) == "wsl.exe --shutdown"
+    script = powershell("C:\\Program Files\\O'x\\01.ps1", "-Distribution", "Ubuntu")
+    assert elevated(script) == (
+        "Start-Process powershell.exe -Verb RunAs -Wait -ArgumentList '-NoExit -NoProfile "
+        "-ExecutionPolicy Bypass -File \"C:\\Program Files\\O''x\\01.ps1\" -Distribution Ubuntu'"
+    )
 
 
 def test_who_names_an_engine_may_keep_both() -> None:

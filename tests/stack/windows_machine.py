@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "windows"
 PROGRAMS = ("wsl.exe", "powershell.exe", "docker.exe", "netsh.exe")
 
 # Answers byte for byte, writes down every other command line, and then changes what the test said it changes.
-PROGRAM = """#!{python}
+PROGRAM = """#!{python} -IS
 import json, os, sys
 name = os.path.basename(sys.argv[0])
 arguments = sys.argv[1:]

@@ -112,8 +112,10 @@ def shown(step: Step) -> str:
 
 
 def command_line(command: tuple[str, ...]) -> str:
-    """Quoted as Windows programs split their arguments."""
-    return subprocess.list2cmdline(command)
+    """For PowerShell; quoted as Windows programs split their arguments."""
+    line = subprocess.list2cmdline(command)
+    # Without the sign PowerShell takes a program in quotes for a text.
+    return f"& {line}" if line.startswith('"') else line
 
 
 def elevated(command: tuple[str, ...]) -> str:
@@ -121,7 +123,7 @@ def elevated(command: tuple[str, ...]) -> str:
     words = [word for word in command[1:] if word != "-NonInteractive"]
     if command[0] == "powershell.exe":
         words.insert(0, "-NoExit")
-    arguments = command_line(tuple(words)).replace("'", "''")
+    arguments = subprocess.list2cmdline(words).replace("'", "''")
     return f"Start-Process {command[0]} -Verb RunAs -Wait -ArgumentList '{arguments}'"
 
 

@@ -10,6 +10,7 @@ import ntpath
 import posixpath
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,18 +59,12 @@ def capture(deploy: Path, environment: Mapping[str, str]) -> tuple[Evidence, Fol
     if shutil.which("powershell.exe", path=child.get("PATH")) is None:
         raise UsageError("wsl.not-windows")
     windows = _translate("-w", str(deploy), child)
-    values: dict[str, Any] = {
-        name: run(command, timeout=QUICK_SECONDS, environment=child) for name, command in _WINDOWS.items()
-    }
-    script = join(windows, "windows", "inspect.ps1")
-    values["windows.facts"] = run(powershell(script), timeout=SLOW_SECONDS, environment=child)
+    script = powershell(join(windows, "windows", "inspect.ps1"))
+    values: dict[str, Any] = _run_all({**_WINDOWS, "windows.facts": script}, child)
     machine = read_machine(Evidence({name: plain(value) for name, value in values.items()}))
     if (own := machine.distribution) is not None:
         head = ("wsl.exe", "-d", own.name, "--exec")
-        values |= {
-            name: run((*head, *command), timeout=SLOW_SECONDS, environment=child)
-            for name, command in _DISTRIBUTION.items()
-        }
+        values |= _run_all({name: (*head, *command) for name, command in _DISTRIBUTION.items()}, child)
     if not machine.profile:
         raise UsageError("wsl.no-facts", detail="profile")
     config = Path(_translate("-u", machine.profile, child)) / ".wslconfig"
@@ -84,6 +79,16 @@ def capture(deploy: Path, environment: Mapping[str, str]) -> tuple[Evidence, Fol
     is_inside = shutil.which("wslpath", path=child.get("PATH")) is not None
     folders = Folders(windows, str(deploy) if is_inside else windows, config)
     return Evidence({name: plain(value) for name, value in values.items()}), folders
+
+
+def _run_all(commands: Mapping[str, tuple[str, ...]], environment: Mapping[str, str]) -> dict[str, Capture]:
+    """At once: programs of Windows start slowly, and none of these waits for another."""
+    with ThreadPoolExecutor(len(commands)) as pool:
+        futures = {
+            name: pool.submit(run, command, timeout=SLOW_SECONDS, environment=environment)
+            for name, command in commands.items()
+        }
+        return {name: future.result() for name, future in futures.items()}
 
 
 def powershell(script: str, *arguments: str) -> tuple[str, ...]:
