@@ -287,7 +287,8 @@ def test_images_are_pinned_by_what_the_registry_says(stack: Stack) -> None:
     registry = stack.engine.serve_registry()
     stack.images = dict.fromkeys(CORE, f"{registry}/stub/gone:1")
     missing = stack("stack", "up", "--timeout", "20")
-    assert (missing.code, "error[stack.image-missing]" in missing.err) == (1, True), missing.err
+    said = f"error[stack.image-missing]: An image does not exist: {registry}/stub/gone:1: "
+    assert (missing.code, said in missing.err) == (1, True), missing.err
     stack.images = {name: f"{registry}/stub/{name}:1.0" for name in CORE}
     result = stack("stack", "pin", "--json")
     assert result.code == 0, result.err

@@ -23,7 +23,7 @@ from rfctl.stack.compose import QUICK_SECONDS, Compose, explain
 from rfctl.stack.image import changes, inspect_project, record_images, running_images, wanted_images
 from rfctl.stack.project import Project, missing_values, parse_env, secret_faults
 from rfctl.stack.unfinished import clear_stop, read_stop, require_idle
-from rfctl.stack.volume import remove_helpers
+from rfctl.stack.volume import pull_images, remove_helpers
 
 UP_SECONDS = 1200.0
 DOWN_SECONDS = 180.0
@@ -78,8 +78,9 @@ def up(
     is_upgrade: bool = False,
     reporter: Reporter = SILENT,
 ) -> Status:
-    """Start everything and return when all of it is healthy.
+    """Download what is missing, start everything, and return when all of it is healthy.
 
+    timeout: seconds for the start alone.
     What a killed backup left stopped is started with the rest, and its part is removed.
     Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RefusedError (`stack.upgrade-first`,
     `stack.restore-unfinished`, `stack.busy`), RfctlError with an id of the failure (`stack.secret-missing`,
@@ -97,8 +98,11 @@ def up(
         )
     require_idle(compose.project)
     _require_whole(compose.project)
+    wanted = wanted_images(compose)
     if not is_upgrade:
-        _require_same_images(compose)
+        _require_same_images(compose, wanted)
+    # Apart from the start, because a slow line takes longer than any database.
+    pull_images(wanted.values(), compose.environment, reporter=reporter)
     arguments = ["up", "-d", "--wait", "--wait-timeout", str(round(timeout))]
     if executors:
         arguments += ["--scale", f"executor={executors}"]
@@ -153,9 +157,9 @@ def _require_whole(project: Project) -> None:
         raise RefusedError("stack.restore-unfinished", path=path)
 
 
-def _require_same_images(compose: Compose) -> None:
+def _require_same_images(compose: Compose, wanted: Mapping[str, str]) -> None:
     """A newer rfctl names newer images; RAGFlow would migrate its data without a backup."""
-    for change in changes(running_images(compose), wanted_images(compose)):
+    for change in changes(running_images(compose), wanted):
         kind = "stack.upgrade-first" if change.direction != "down" else "stack.downgrade"
         raise RefusedError(kind, service=change.service, before=change.before, after=change.after)
 

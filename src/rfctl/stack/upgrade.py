@@ -20,8 +20,7 @@ from rfctl.stack.compose import Compose
 from rfctl.stack.image import Change, changes, inspect_project, running_images, wanted_images
 from rfctl.stack.image_lock import remove_lock, write_lock
 from rfctl.stack.lifecycle import UP_SECONDS, Status, up
-
-PULL_SECONDS = 7200.0
+from rfctl.stack.volume import pull_images
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,7 @@ def upgrade(
     fresh = _unlocked(compose)
     if executors and "executors" not in (*compose.extra, *compose.project.addons()):
         fresh = dataclasses.replace(fresh, extra=(*fresh.extra, "executors"))
-    with reporter.stage("stack.pulling", unit="seconds"):
-        fresh.ask("pull", "--policy", "missing", timeout=PULL_SECONDS)
+    pull_images(wanted_images(fresh).values(), compose.environment, reporter=reporter)
     if folder is not None:
         backup(compose, folder, resume=False, reporter=reporter)
     unpin(compose)

@@ -16,18 +16,20 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from rfctl.core.error import RfctlError, UnreachableError
+from rfctl.core.progress import SILENT, Reporter
 from rfctl.stack.check_docker import json_lines
 from rfctl.stack.child import Capture, decode, run
 from rfctl.stack.compose import QUICK_SECONDS, explain
 
 STALL_SECONDS = 300.0
-PULL_SECONDS = 1800.0
+# For one image: 2 GB at a slow line.
+PULL_SECONDS = 7200.0
 PIECE = 1 << 20
 _HELPER = "rfctl.helper"
 _GZIP = 16 + zlib.MAX_WBITS
@@ -83,16 +85,42 @@ def make_volume(project: str, name: str, environment: Mapping[str, str]) -> Volu
 def find_image(candidates: Sequence[str], environment: Mapping[str, str]) -> str:
     """The first image that is present. Raises RfctlError `stack.no-helper-image`."""
     for image in candidates:
-        found = run(
-            ["docker", "image", "inspect", "--format", "{{.Id}}", image],
-            timeout=QUICK_SECONDS,
-            environment=environment,
-        )
-        if found.is_ok and found.out.strip():
-            return found.out.strip()
-        if not found.is_ok and "No such image" not in found.text and "no such image" not in found.text:
-            raise explain(found, timeout=QUICK_SECONDS)
+        if id := image_id(image, environment):
+            return id
     raise RfctlError("stack.no-helper-image")
+
+
+def image_id(image: str, environment: Mapping[str, str]) -> str:
+    """The id of an image that is present, else "". Raises RfctlError."""
+    command = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
+    found = run(command, timeout=QUICK_SECONDS, environment=environment)
+    if not found.is_ok and "no such image" not in found.text.lower():
+        raise explain(found, timeout=QUICK_SECONDS)
+    return found.out.strip() if found.is_ok else ""
+
+
+def pull_images(
+    images: Collection[str], environment: Mapping[str, str], *, reporter: Reporter = SILENT
+) -> None:
+    """Download those that are not present, one after the other. Raises RfctlError."""
+    missing = [image for image in dict.fromkeys(images) if not image_id(image, environment)]
+    if not missing:
+        return
+    with reporter.stage("stack.pulling", total=len(missing), unit="items") as stage:
+        for number, image in enumerate(missing):
+            stage.update(done=number, detail=image)
+            _pull(image, environment)
+            stage.update(done=number + 1, detail=image)
+
+
+def _pull(image: str, environment: Mapping[str, str]) -> None:
+    try:
+        docker(environment, "pull", "--quiet", image, timeout=PULL_SECONDS)
+    except RfctlError as error:
+        # Registries do not say which image it is about.
+        if error.id in ("stack.image-missing", "stack.image-offline"):
+            raise RfctlError(error.id, detail=f"{image}: {error.params['detail']}") from error
+        raise
 
 
 def fetch_image(candidates: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -102,7 +130,7 @@ def fetch_image(candidates: Sequence[str], environment: Mapping[str, str]) -> st
     except RfctlError as error:
         if error.id != "stack.no-helper-image" or not candidates:
             raise
-    docker(environment, "pull", "--quiet", candidates[0], timeout=PULL_SECONDS)
+    pull_images(candidates[:1], environment)
     return find_image(candidates[:1], environment)
 
 
