@@ -18,7 +18,7 @@ INLINE = re.compile(r"`(rfctl [^`]+)`")
 NAMES = ("windows.md", "scale.md", "stack.md")
 PAGES = [(ROOT / "docs/en" / name, ROOT / "docs/zh" / name) for name in NAMES] + [
     (ROOT / "deploy" / name / "README.md", ROOT / "deploy" / name / "README.zh-CN.md")
-    for name in ("k8s", "tunnel")
+    for name in ("k8s", "linux", "tunnel")
 ]
 IDS = [str(english.relative_to(ROOT)) for english, _ in PAGES]
 
