@@ -69,6 +69,8 @@ def test_pages_and_boxes() -> None:
     assert (source.pages, source.content) == ((1, 2), "c0")
     assert source.box is not None
     assert (source.box.page, source.box.left, source.box.bottom) == (1, 10.0, 40.0)
+    assert source.boxes[0] == source.box
+    assert [box.page for box in source.boxes] == [1, 2]
     for bad in (None, "x", [[1]], [[1, 2, 3, 4, "5"]], [[True, 1, 2, 3, 4]], [[0, 1, 2, 3, 4]], [7]):
         found = read_source({"document_name": "a.pdf", "positions": bad, "similarity": "high"}, 1)
         assert (found.pages, found.box, found.similarity) == ((), None, 0.0)

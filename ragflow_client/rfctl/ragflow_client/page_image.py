@@ -21,13 +21,12 @@ import pypdfium2
 from rfctl.core.error import RfctlError
 from rfctl.ragflow_client.failure import shorten
 from rfctl.ragflow_client.pdf_look import limit_memory
-from rfctl.ragflow_client.reference import Box
+from rfctl.ragflow_client.reference import MAX_BOXES, Box
 
 DRAW_SECONDS = 30.0
 DRAW_MEMORY_BYTES = 4 << 30
 WIDTH_PIXELS = 1200
 MAX_HEIGHT_PIXELS = 4800
-MAX_BOXES = 64
 _PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 _MARKER = (255, 240, 150)
 _MARGIN_POINTS = 2.0

@@ -16,6 +16,7 @@ _OPEN_MARK = re.compile(
     r"\s?(?:[\[(](?:I(?:D\s*:?\s*\d{0,6})?)?|#{1,2}(?:\d{1,6}\$?)?)$|\s$",
     re.IGNORECASE,
 )
+MAX_BOXES = 200
 _PAGED = (".pdf", ".ppt", ".pptx")
 
 
@@ -37,6 +38,7 @@ class Source:
     number      its number in the answer, from 1
     pages       pages it covers (1-based), empty where the format has none or the parser kept none
     box         the first rectangle, or None
+    boxes       all of them: DeepDoc gives one for each line, and those of a long passage lie on two pages
     similarity  RAGFlow's mixed score 0-1, with the two parts it is mixed of
     cited       whether the answer refers to it
     """
@@ -51,6 +53,7 @@ class Source:
     content: str
     document_id: str = ""
     cited: bool = False
+    boxes: tuple[Box, ...] = ()
 
 
 def read_source(row: Mapping[str, Any], place: int, *, cited: bool = False) -> Source:
@@ -68,6 +71,7 @@ def read_source(row: Mapping[str, Any], place: int, *, cited: bool = False) -> S
         content=(text(row, "content") or text(row, "content_with_weight")).strip(),
         document_id=text(row, "document_id"),
         cited=cited,
+        boxes=boxes[:MAX_BOXES],
     )
 
 

@@ -16,6 +16,7 @@ from rfctl.ragflow_client.reference import Source
 
 # The parser takes no larger file, and a page is drawn from a copy.
 MAX_FILE_BYTES = 256 << 20
+MAX_PAGES = 2
 
 
 def has_page(source: Source) -> bool:
@@ -29,11 +30,11 @@ def read_file(ragflow: Ragflow, chat: Chat, source: Source) -> bytes:
         return _save(ragflow, chat, source, Path(folder)).read_bytes()
 
 
-def draw_source(ragflow: Ragflow, chat: Chat, source: Source) -> bytes:
-    """PNG of the first page of the passage, the passage marked. Raises as `read_file` and `draw_page`."""
+def draw_source(ragflow: Ragflow, chat: Chat, source: Source) -> tuple[bytes, ...]:
+    """The pages of the passage as PNG, at most two, with it marked. Raises as `read_file`, `draw_page`."""
     with tempfile.TemporaryDirectory(prefix="rfctl-web-") as folder:
         path = _save(ragflow, chat, source, Path(folder))
-        return draw_page(path, source.pages[0], [source.box] if source.box else [])
+        return tuple(draw_page(path, page, source.boxes) for page in source.pages[:MAX_PAGES])
 
 
 def _save(ragflow: Ragflow, chat: Chat, source: Source, folder: Path) -> Path:

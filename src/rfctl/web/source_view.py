@@ -74,7 +74,7 @@ def _draw_source(remembered: State, ragflow: Ragflow | None, chat: Chat, source:
 
 
 def _draw_page(remembered: State, ragflow: Ragflow, chat: Chat, source: Source) -> None:
-    key = f"{source.document_id}/{source.pages[0]}/{source.box}"
+    key = f"{source.document_id}/{source.pages}/{source.boxes}"
     if key not in remembered.pictures:
         try:
             with st.spinner(plain(remembered.text("web.drawing"))):
@@ -82,7 +82,8 @@ def _draw_page(remembered: State, ragflow: Ragflow, chat: Chat, source: Source) 
         except RfctlError as error:
             draw_error(remembered, error)
             return
-    st.image(remembered.pictures[key], width="stretch")
+    for picture in remembered.pictures[key]:
+        st.image(picture, width="stretch")
 
 
 def _read(ragflow: Ragflow, chat: Chat, source: Source) -> bytes:

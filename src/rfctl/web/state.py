@@ -31,7 +31,7 @@ class State:
     turns: list[Turn] = field(default_factory=list)
     asking: Asking | None = None
     notice: RfctlError | None = None
-    pictures: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
+    pictures: OrderedDict[str, tuple[bytes, ...]] = field(default_factory=OrderedDict)
     epoch: int = 0
     is_restored: bool = False
 
@@ -48,7 +48,7 @@ class State:
         self.notice = None
         self.epoch += 1
 
-    def keep_picture(self, key: str, picture: bytes) -> None:
+    def keep_picture(self, key: str, picture: tuple[bytes, ...]) -> None:
         self.pictures[key] = picture
         while len(self.pictures) > _MAX_PICTURES:
             self.pictures.popitem(last=False)
