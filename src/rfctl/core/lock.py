@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ else:
     import fcntl
 
 
+# Windows answers EACCES, or EDEADLK after ten attempts.
+_TAKEN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+
+
 class FileLock:
     """An exclusive lock; held until `release` or the end of the process."""
 
@@ -20,7 +25,10 @@ class FileLock:
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        """True when this process now holds the lock. Raises OSError when the file cannot be made."""
+        """True when this process now holds the lock, False when another one does.
+
+        Raises OSError when the file cannot be made, or its file system has no locks (some network drives).
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -28,8 +36,10 @@ class FileLock:
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             else:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(descriptor)
+            if error.errno not in _TAKEN:
+                raise
             return False
         self._descriptor = descriptor
         return True
@@ -45,6 +55,9 @@ def is_locked(path: Path) -> bool:
     if not path.exists():
         return False
     lock = FileLock(path)
-    taken = lock.acquire()
-    lock.release()
-    return not taken
+    try:
+        return not lock.acquire()
+    except OSError:  # what cannot be locked is held by nobody
+        return False
+    finally:
+        lock.release()

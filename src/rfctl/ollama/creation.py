@@ -104,7 +104,7 @@ def create_model(
 def _read_line(text: str, url: str, model: str) -> str:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise RfctlError("ollama.not-ollama", url=url, path="/api/create")
@@ -125,7 +125,12 @@ def _read_stream(
             "POST", "/api/create", content=encode_json(body), headers={"Content-Type": "application/json"}
         ) as answer:
             if answer.status_code != 200:
-                outgoing.put(_End(answer.status_code, answer.read()[:65536]))
+                said = b""
+                for piece in answer.iter_bytes():
+                    said += piece
+                    if len(said) > MAX_LINE_BYTES:
+                        break
+                outgoing.put(_End(answer.status_code, said[:65536]))
                 return
             rest = b""
             for piece in answer.iter_bytes():

@@ -52,11 +52,17 @@ async def chat(
             data = line.removeprefix("data:").strip()
             if data == "[DONE]":
                 break
-            event = json.loads(data)
+            try:
+                event = json.loads(data)
+            except RecursionError as error:
+                raise ServedError("the answer nests without end") from error
             if not isinstance(event, dict) or event.get("error"):
                 raise ServedError(_explain(response.status_code, data.encode()))
-            for choice in event.get("choices") or []:
-                delta = choice.get("delta") or {}
+            choices = event.get("choices")
+            for choice in choices if isinstance(choices, list) else []:
+                delta = (choice.get("delta") or {}) if isinstance(choice, dict) else None
+                if not isinstance(delta, dict):
+                    raise ServedError("the answer is no completion of OpenAI's API")
                 thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
                 message = {"role": "assistant", "content": delta.get("content") or "", "thinking": thinking}
                 reason = choice.get("finish_reason") or reason
