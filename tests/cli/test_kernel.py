@@ -219,7 +219,8 @@ def test_a_page_of_help_is_in_one_language(rfctl: Run) -> None:
     assert "Groups: host, docker" in rfctl("doctor", "--help").out
     push = rfctl("model", "push", "--help").out
     assert push.count("DIR_OR_GGUF") == 1, "an argument is no option"
-    assert push.index("\nOptions:\n  --quantize, --outtype TYPE") > push.index("rfctl model push [OPTIONS] DIR_OR_GGUF")
+    usage = push.index("rfctl model push [OPTIONS] DIR_OR_GGUF")
+    assert push.index("\nOptions:\n  --quantize, --outtype TYPE") > usage
 
 
 def test_version_json(rfctl: Run) -> None:

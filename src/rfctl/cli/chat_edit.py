@@ -10,6 +10,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.completion import complete_model
 from rfctl.cli.kb import choose
 from rfctl.core.error import UsageError
 
@@ -23,7 +24,7 @@ def chat_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("--kb", metavar="NAME", multiple=True),
-            click.option("--model", metavar="MODEL", default=""),
+            click.option("--model", metavar="MODEL", default="", shell_complete=complete_model),
             click.option("--file", metavar="FILE.toml", type=click.Path(path_type=Path)),
             click.option("--system", metavar="TEXT"),
             click.option("--opener", metavar="TEXT"),

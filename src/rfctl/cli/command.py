@@ -157,6 +157,10 @@ class Command(_Localised):
     def get_short_help_str(self, limit: int = 45) -> str:
         return super().get_short_help_str(200)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        _localise_options(self, ctx)
+        return super().shell_complete(ctx, incomplete)
+
 
 class Noun(_Localised, click.Group):
     """A group whose verbs are `"module:attribute"` strings, imported on use.
@@ -205,7 +209,15 @@ class Noun(_Localised, click.Group):
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         from click.shell_completion import CompletionItem
 
-        return [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        path, language = _path(ctx), _language(ctx)
+        if incomplete.startswith("-"):
+            _localise_options(self, ctx)
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(name, help=_help(f"{path}.{name}" if path else name, language, ""))
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
 
 
 def _store(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:

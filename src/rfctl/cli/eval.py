@@ -9,6 +9,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.completion import complete_model
 from rfctl.cli.eval_report import (
     ANSWER_MEASURES,
     check_reports,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--kb", metavar="NAME", multiple=True)
 @click.option("--chat", "chat_name", metavar="NAME")
-@click.option("--model", metavar="MODEL", multiple=True)
+@click.option("--model", metavar="MODEL", multiple=True, shell_complete=complete_model)
 @click.option("--only", type=click.Choice(["with-kb", "without-kb"]))
 @click.option("--limit", type=click.IntRange(1, 100), default=6, show_default=True)
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.2, show_default=True)

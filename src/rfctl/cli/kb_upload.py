@@ -14,6 +14,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.completion import complete_file
 from rfctl.cli.kb import choose
 from rfctl.cli.kb_web import fetch_all, is_address, keep_sources
 from rfctl.core.error import UsageError
@@ -25,7 +26,9 @@ STDIN = Path("-")
 
 
 @command("upload")
-@click.argument("words", nargs=-1, required=True, metavar="FILES|FOLDERS|URLS|-")
+@click.argument(
+    "words", nargs=-1, required=True, metavar="FILES|FOLDERS|URLS|-", shell_complete=complete_file
+)
 @click.option("--kb", metavar="NAME")
 @click.option("--replace", is_flag=True)
 @click.option("--no-parse", is_flag=True)

@@ -10,6 +10,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.completion import complete_model
 from rfctl.cli.output import human_bytes
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def ls(app: App) -> None:
 
 
 @command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @click.option("--modelfile", is_flag=True, help="Print the Modelfile only.")
 def show(app: App, name: str, modelfile: bool) -> None:
     """Show what the server knows of a model."""
@@ -70,7 +71,7 @@ def show(app: App, name: str, modelfile: bool) -> None:
 
 
 @command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @click.option("--yes", is_flag=True)
 def rm(app: App, name: str, yes: bool) -> None:
     """Remove a model from the server."""

@@ -9,6 +9,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.completion import complete_file
 from rfctl.cli.model_check_target import Target, parse_target
 from rfctl.core.error import UsageError
 
@@ -24,7 +25,7 @@ EXIT_VERDICT = 5
 
 
 @command("check")
-@click.argument("source", metavar="DIR|ORG/NAME[@REV]")
+@click.argument("source", metavar="DIR|ORG/NAME[@REV]", shell_complete=complete_file)
 @click.option(
     "--for", "target", metavar="NAME@VERSION", help="ollama@0.24.0, ollama@URL or llama.cpp@b10488."
 )

@@ -8,6 +8,7 @@ import click
 
 from rfctl.cli.app import App
 from rfctl.cli.command import command
+from rfctl.cli.completion import complete_model
 from rfctl.cli.model_verify_source import is_gguf, verify_file
 from rfctl.core.error import UsageError
 
@@ -16,7 +17,7 @@ LEDGER = "ollama-ledger.json"
 
 
 @command("verify")
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete_model)
 @click.argument("source", metavar="[DIR]", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--trained-with", metavar="TEMPLATE")
 @click.option("--gguf", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))

@@ -111,6 +111,7 @@ VERBS: dict[str, str] = {
     "apply": "rfctl.cli.apply:apply",
     "doctor": "rfctl.cli.doctor:doctor",
     "explain": "rfctl.cli.explain:explain",
+    "completion": "rfctl.cli.completion:completion",
 }
 
 
