@@ -154,15 +154,10 @@ def _load(
     connection: sqlite3.Connection, dataset_id: str, dimension: int, revision: int, old: Matrix | None
 ) -> Matrix:
     """The matrix from the database; rows that `old` has are not read again."""
-    now = np.array(
-        [
-            row[0]
-            for row in connection.execute(
-                "SELECT chunk_seq FROM vector WHERE dataset_id = ? ORDER BY chunk_seq", (dataset_id,)
-            )
-        ],
-        dtype=np.int64,
-    )
+    listed = connection.execute(
+        "SELECT chunk_seq, dimension FROM vector WHERE dataset_id = ? ORDER BY chunk_seq", (dataset_id,)
+    ).fetchall()
+    now = np.array([row[0] for row in listed], dtype=np.int64)
     seqs, rows = (
         (old.seqs, old.rows) if old else (np.zeros(0, np.int64), np.zeros((0, dimension), np.float32))
     )
@@ -170,18 +165,22 @@ def _load(
     if not kept.all():
         seqs, rows = seqs[kept], rows[kept]
     last = int(seqs[-1]) if len(seqs) else -1
-    fresh = connection.execute(
-        "SELECT chunk_seq, data FROM vector WHERE dataset_id = ? AND dimension = ? AND chunk_seq > ?"
-        " ORDER BY chunk_seq",
+    fresh = np.array([row[0] for row in listed if row[0] > last and row[1] == dimension], dtype=np.int64)
+    if not len(fresh):
+        return Matrix(revision, seqs, rows)
+    # Filled row by row: a list of all of them would hold everything twice.
+    grown = np.empty((len(seqs) + len(fresh), dimension), dtype=np.float32)
+    grown[: len(seqs)] = rows
+    found = connection.execute(
+        "SELECT data FROM vector WHERE dataset_id = ? AND dimension = ? AND chunk_seq > ? ORDER BY chunk_seq",
         (dataset_id, dimension, last),
-    ).fetchall()
-    if fresh:
-        data = np.frombuffer(b"".join(row[1] for row in fresh), dtype="<f4").reshape(len(fresh), dimension)
-        lengths = np.linalg.norm(data, axis=1, keepdims=True)
-        data = data / np.where(lengths == 0, 1, lengths)
-        seqs = np.concatenate([seqs, np.array([row[0] for row in fresh], dtype=np.int64)])
-        rows = np.ascontiguousarray(np.concatenate([rows, data.astype(np.float32)]))
-    return Matrix(revision, seqs, rows)
+    )
+    for place, (data,) in enumerate(found, len(seqs)):
+        grown[place] = np.frombuffer(data, dtype="<f4")
+    added = grown[len(seqs) :]
+    lengths = np.sqrt(np.einsum("ij,ij->i", added, added))[:, None]
+    added /= np.where(lengths == 0, 1, lengths)
+    return Matrix(revision, np.concatenate([seqs, fresh]), grown)
 
 
 def _largest(seqs: NDArray[np.int64], scores: NDArray[np.floating[Any]], count: int) -> list[int]:
