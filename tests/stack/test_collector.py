@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from rfctl.stack import collector_http
-from rfctl.stack.check import examine
+from rfctl.stack.check import Verdict, examine
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.collector_http import collect_ollama, collect_ragflow
 from rfctl.stack.collector_windows import collect_windows
+from rfctl.stack.evidence import write_report
 from rfctl.stack.project import SECRETS, Project, initialise
 from rfctl.stack.windows import read_distributions, read_excluded
 
@@ -316,3 +317,51 @@ def test_what_windows_says_is_asked_at_once_and_decoded(tmp_path: Path) -> None:
     assert read_excluded(values["windows.excluded-ports"].out) == ((9335, 9434),)
     assert (values["wsl.networking"].out, values["wsl.distribution"]) == ("nat\n", "Ubuntu")
     assert collect_windows(environment, "linux") == {}
+
+
+STRANGE = (
+    "null",
+    "[]",
+    "3",
+    '"x"',
+    "{",
+    '{"models": 3}',
+    '{"models": [1, {"name": 5, "capabilities": 7}]}',
+    '{"data": 1}',
+    '{"code": 0, "data": [1, {"id": null}, {"id": "../x"}]}',
+    '{"data": {"docs": [1, {"run": "FAIL", "update_time": "x"}]}}',
+    '{"code": 0, "data": [{"id": "\\ud800", "name": "\\ud800"}], "models": [{"name": "\\ud800"}]}',
+    "\xff\xfe",
+)
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_a_server_may_answer_anything(tmp_path: Path, text: str) -> None:
+    class Strange(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"pong" if self.path.endswith("/ping") else text.encode("latin-1")
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Strange)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        where = target(tmp_path, ollama_url=url, ragflow_url=url, api_key="ragflow-secret")
+        evidence = collect(where, frozenset({"ollama", "rag", "kb"}))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert {finding.verdict for finding in examine(evidence)} <= set(Verdict)
+    write_report(tmp_path / "report.zip", evidence, {})
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        json.loads(archive.read("evidence.json"))

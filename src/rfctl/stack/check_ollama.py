@@ -123,14 +123,15 @@ def disk(evidence: Evidence) -> Result:
 def models_with(tags: Any, capability: str) -> list[str]:
     """Names in an answer of `/api/tags`; where a server does not tell what a model can do, its name does."""
     names = []
-    for model in (tags.get("models") if isinstance(tags, dict) else None) or []:
+    rows = tags.get("models") if isinstance(tags, dict) else None
+    for model in rows if isinstance(rows, list) else ():
+        if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+            continue
         able = model.get("capabilities")
-        if able is None:
-            able = [
-                "embedding" if "embed" in str(model["name"]) or "bge" in str(model["name"]) else "completion"
-            ]
+        if not isinstance(able, list):
+            able = ["embedding" if "embed" in model["name"] or "bge" in model["name"] else "completion"]
         if capability in able:
-            names.append(str(model["name"]))
+            names.append(model["name"])
     return names
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -141,9 +141,13 @@ def _is_own_address(url: str) -> bool:
 
 
 def _names(reply: Reply) -> list[str]:
-    document = _document(reply)
-    models = document.get("models") if isinstance(document, dict) else None
-    return [str(model["name"]) for model in models or [] if isinstance(model, dict) and "name" in model]
+    return [str(model["name"]) for model in _objects(_document(reply), "models") if "name" in model]
+
+
+def _objects(document: Any, name: str) -> list[dict[str, Any]]:
+    """The objects in a list of an answer; a server may send anything."""
+    rows = document.get(name) if isinstance(document, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _document(reply: Reply) -> Any:
@@ -219,22 +223,22 @@ def _pruned(reply: Reply, names: tuple[str, ...]) -> Reply:
 
 
 def _unfinished(http: httpx.Client, datasets: Reply) -> list[dict[str, Any]]:
-    document = _document(datasets)
-    rows = document.get("data") if isinstance(document, dict) else None
     found = []
-    for dataset in (rows or [])[:10]:
-        reply = ask(http, f"/api/v1/datasets/{dataset['id']}/documents?page_size=100")
+    for dataset in _objects(_document(datasets), "data")[:10]:
+        id = quote(str(dataset.get("id")), safe="", errors="replace")
+        reply = ask(http, f"/api/v1/datasets/{id}/documents?page_size=100")
         page = _document(reply)
-        data = page.get("data") if isinstance(page, dict) else None
-        for row in (data or {}).get("docs", []) if isinstance(data, dict) else []:
-            if row.get("run") in ("RUNNING", "FAIL"):
-                minutes = max(time.time() - float(row.get("update_time") or 0) / 1000, 0.0) / 60
-                found.append(
-                    {
-                        "dataset": dataset.get("name"),
-                        "name": row.get("name"),
-                        "run": row["run"],
-                        "minutes": round(minutes),
-                    }
-                )
+        for row in _objects(page.get("data") if isinstance(page, dict) else None, "docs"):
+            if row.get("run") not in ("RUNNING", "FAIL"):
+                continue
+            begun = row.get("update_time")
+            begun = begun / 1000 if isinstance(begun, int | float) else 0.0
+            found.append(
+                {
+                    "dataset": str(dataset.get("name")),
+                    "name": str(row.get("name")),
+                    "run": row["run"],
+                    "minutes": round(max(time.time() - begun, 0.0) / 60),
+                }
+            )
     return found

@@ -74,7 +74,8 @@ def write_report(path: Path, evidence: Evidence, report: Mapping[str, Any]) -> N
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in (("findings.json", report), ("evidence.json", evidence.values)):
             text = json.dumps(_redacted(value), ensure_ascii=False, indent=1, default=str)
-            archive.writestr(name, text)
+            # JSON of a server may hold half a character.
+            archive.writestr(name, text.encode("utf-8", "backslashreplace"))
     write_atomic(path, buffer.getvalue(), mode=0o600)
 
 
