@@ -97,7 +97,41 @@ def test_push_with_an_adapter(run: Callable[..., Any], server: Keeper, golden: P
         digests.append(json.loads(done.out)["source_digest"])
     assert len(set(digests)) == 3
     absent = run("model", "push", "Tiny-7M", "four", "--adapter", "absent", "--no-verify")
-    assert (absent.code, absent.err.startswith("error[adapter.not-found]")) == (1, True), absent.err
+    assert (absent.code, absent.err.startswith("error[adapter.not-found]")) == (2, True), absent.err
+
+
+def test_two_pushes_of_one_directory(
+    run: Callable[..., Any], environment: dict[str, str], server: Keeper, golden: Path, tmp_path: Path
+) -> None:
+    """One of two at the same time is told so; it takes nothing away from the other, which arrives whole."""
+    import subprocess
+
+    import tiny
+
+    tiny.make_model(tmp_path / "Tiny-7M", golden / "converter" / "tokenizers" / "gpt2")
+    command = [
+        sys.executable,
+        "-m",
+        "rfctl.cli.main",
+        "model",
+        "push",
+        "Tiny-7M",
+        "--template",
+        "chatml",
+        "-q",
+    ]
+    env = {**environment, "RFCTL_OLLAMA_URL": server.url, "RFCTL_RAGFLOW_URL": "http://127.0.0.1:9"}
+    both = [
+        subprocess.Popen(
+            [*command, "--no-verify", *extra], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+        )
+        for extra in ((), ("--system", "s"))
+    ]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    assert 0 in [process.returncode for process in both], errors
+    for error in errors:
+        assert not error or "error[ollama.push-running]" in error
+    assert not list((tmp_path / "home").rglob("*.gguf"))
 
 
 def test_push_from_the_hub(rfctl: Callable[..., Any], server: Keeper, golden: Path, tmp_path: Path) -> None:

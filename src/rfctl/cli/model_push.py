@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from rfctl.cli.app import App
 from rfctl.cli.kernel import choose_kernel
 from rfctl.cli.output import human_bytes
-from rfctl.core.error import UsageError, VerdictError
+from rfctl.core.error import RfctlError, UsageError, VerdictError
+from rfctl.core.lock import FileLock
 from rfctl.core.version import __version__
 
 if TYPE_CHECKING:
@@ -239,9 +240,14 @@ def _push_directory(
             return again
     _check_directory(app, client, source)
     work = folder / fingerprint
-    work.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     gguf = work / gguf.name
+    # Whoever finds the folder in use must leave it alone: the other one still reads and deletes it.
+    lock = FileLock(ledger.with_name(f".push-{fingerprint[:16]}.lock"))
+    if not lock.acquire():
+        raise RfctlError("ollama.push-running", model=name, url=client.url)
     try:
+        work.mkdir(exist_ok=True)
         choose_kernel(app, source, outtype)
         converted = conversion.convert(
             source,
@@ -269,6 +275,7 @@ def _push_directory(
         save_sketch(ledger, fingerprint, header, gguf, pushed)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        lock.release()
     return pushed
 
 
