@@ -15,6 +15,25 @@ from typing import Any, Self
 
 from rfctl.ollama.template import Template, render
 
+# What our client never causes: malformed JSON, wrong field types, features it does not use.
+NEVER_CAUSED = (
+    "json:",
+    "invalid character",
+    "missing request body",
+    "invalid format",
+    "Multimodal",
+    "raw mode",
+    "invalid duration",
+    "invalid input",
+    "invalid option",
+    "neither 'from'",
+    "only one adapter",
+    "relative",
+    "dimensions",
+    "decode error",
+    "Failed to parse",
+)
+
 
 @dataclass(frozen=True)
 class Request:
