@@ -332,3 +332,21 @@ def test_show_says_where_a_model_came_from(
     # What somebody else put under the name has another origin.
     server.models["tiny:latest"]["digest"] = "e" * 64
     assert json.loads(run("model", "show", "tiny:latest", "--json").out)["provenance"] == {}
+
+
+def test_show_of_a_file_needs_no_server(rfctl: Callable[..., Any], tmp_path: Path) -> None:
+    write_gguf(tmp_path / "my model.gguf", name="Mine", context=4096)
+    env = {"RFCTL_OLLAMA_URL": "http://127.0.0.1:9"}
+    shown = rfctl("model", "show", "my model.gguf", env=env)
+    assert shown.code == 0, shown.err
+    rows = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
+    assert (rows["NAME"], rows["ARCHITECTURE"], rows["PARAMETERS"]) == ("Mine", "llama", "320")
+    assert (rows["TYPE"], rows["CONTEXT"]) == ("1 F32", "4096")
+    assert 'rfctl model push "my model.gguf" NAME' in shown.err
+    report = json.loads(rfctl("model", "show", "my model.gguf", "--json", env=env).out)
+    assert report["types"] == {"F32": 1}
+    assert report["keys"]["general.name"] == "Mine"
+    assert report["keys"]["tokenizer.ggml.tokens"] == ["<unk>", "<|im_start|>", "<|im_end|>", "a", "b"]
+    (tmp_path / "cut.gguf").write_bytes((tmp_path / "my model.gguf").read_bytes()[:100])
+    broken = rfctl("model", "show", "cut.gguf", env=env)
+    assert (broken.code, broken.err.startswith("error[gguf.")) == (1, True), broken.err

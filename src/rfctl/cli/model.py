@@ -48,12 +48,18 @@ def ls(app: App) -> None:
 
 
 @command("show")
-@click.argument("name", shell_complete=complete_model)
+@click.argument("name", metavar="NAME|FILE", shell_complete=complete_model)
 @click.option("--modelfile", is_flag=True, help="Print the Modelfile only.")
 def show(app: App, name: str, modelfile: bool) -> None:
-    """Show what the server knows of a model."""
+    """Show what the server knows of a model, or what a GGUF file says of itself."""
     from rfctl.cli.model_provenance import name_values
+    from rfctl.cli.model_verify_source import is_gguf
 
+    if not modelfile and "\0" not in name and (file := Path(name)).is_file() and is_gguf(file):
+        from rfctl.cli.model_show_file import show_file
+
+        show_file(app, file)
+        return
     with app.ollama() as client:
         entry = client.get(name)
         card = client.show(entry.name)
