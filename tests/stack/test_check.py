@@ -39,6 +39,7 @@ def load(values: dict[str, Any]) -> Evidence:
                 "state": value["state"],
                 "code": value["code"],
                 "out": decode(base64.b64decode(value["raw"])),
+                "err": decode(base64.b64decode(value.get("raw_err", ""))),
             }
             if isinstance(value, dict) and "raw" in value
             else value
