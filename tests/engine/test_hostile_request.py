@@ -159,6 +159,18 @@ def test_a_header_of_very_many_values_is_refused(tmp_path: Path) -> None:
     assert caught.value.id == "gguf.count"
 
 
+def test_a_header_with_a_text_of_a_film_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.gguf"
+    size = (16 << 20) + 1
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<IQ", 8, size)
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + size)
+    with pytest.raises(GgufError) as caught:
+        read_header(path)
+    assert caught.value.id == "gguf.name-too-long"
+
+
 def test_a_request_that_stops_coming_is_ended(tmp_path: Path) -> None:
     """Connections are few: silent ones must not keep others out."""
     code = (

@@ -183,3 +183,17 @@ def test_the_body_is_read_although_the_dataset_is_unknown(engine: Bench) -> None
             return int((await client.post(url, content=pieces(), headers=headers)).json()["code"])
 
     assert asyncio.run(send()) == 102
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        f'Content-Disposition: form-data; name="file"; filename="{"a" * 200_000}"\r\n',
+        "".join(f"X-{number}: a\r\n" for number in range(100)),
+    ],
+)
+def test_headers_without_measure_are_refused(tmp_path: Path, head: str) -> None:
+    body = f"--{BOUNDARY}\r\n{head}\r\ndata\r\n--{BOUNDARY}--\r\n".encode()
+    with pytest.raises(Failure):
+        receive(body, [], tmp_path)
+    assert list(tmp_path.iterdir()) == []

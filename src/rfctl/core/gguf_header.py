@@ -27,6 +27,8 @@ MAX_NAME_BYTES = 63
 MAX_VALUES = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_ELEMENTS = 1 << 26
+MAX_TEXTS = 1 << 22
+MAX_TEXT_BYTES = 16 << 20
 MAX_KEY_BYTES = 65535
 _MAX_SIZE = 1 << 62
 _READ_BYTES = 1 << 20
@@ -194,6 +196,9 @@ class _Cursor:
 
     def string(self, limit: int | None = None) -> str:
         length = self.u64()
+        if limit is None and length > MAX_TEXT_BYTES:
+            self.reserve(length)
+            limit = MAX_TEXT_BYTES
         if limit is not None and length > limit:
             raise self.fail("gguf.name-too-long", length=length, limit=limit)
         return self.take(length).decode("utf-8", errors="replace")
@@ -253,7 +258,7 @@ def _read_value(cursor: _Cursor, key: str, array_limit: int | None) -> Value:
 
 def _read_array(cursor: _Cursor, key: str, array_limit: int | None) -> GgufArray:
     kind, length = cursor.u32(), cursor.u64()
-    if length > MAX_ELEMENTS:
+    if length > (MAX_TEXTS if kind == _STRING else MAX_ELEMENTS):
         raise cursor.fail("gguf.header-truncated", position=cursor.position, size=cursor.size)
     keep = array_limit is None or length <= array_limit
     if kind == _STRING:
@@ -262,6 +267,9 @@ def _read_array(cursor: _Cursor, key: str, array_limit: int | None) -> GgufArray
         for _ in range(length):
             size = cursor.u64()
             if keep:
+                if size > MAX_TEXT_BYTES:
+                    cursor.reserve(size)
+                    raise cursor.fail("gguf.name-too-long", length=size, limit=MAX_TEXT_BYTES)
                 texts.append(cursor.take(size).decode("utf-8", errors="replace"))
             else:
                 cursor.skip(size)

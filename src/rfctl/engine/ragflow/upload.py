@@ -18,6 +18,8 @@ from rfctl.engine.ragflow.envelope import ARGUMENT, Failure
 
 FIELD = "file"
 MAX_FILES = 1000
+MAX_HEADERS = 32
+MAX_HEADER_BYTES = 64 << 10
 _EXTENDED = re.compile(r"""filename\*\s*=\s*"?utf-8''([^;"]*)""", re.IGNORECASE)
 
 
@@ -49,9 +51,16 @@ class _Receiver:
 
     def add_field(self, data: bytes, start: int, end: int) -> None:
         self.field += data[start:end]
+        self.check()
 
     def add_value(self, data: bytes, start: int, end: int) -> None:
         self.value += data[start:end]
+        self.check()
+
+    def check(self) -> None:
+        """Headers are kept in memory, so they must be short: a file in the wrong place is not."""
+        if len(self.headers) > MAX_HEADERS or len(self.field) + len(self.value) > MAX_HEADER_BYTES:
+            raise MultipartParseError("the headers of a part are too long")
 
     def end_header(self) -> None:
         self.headers[self.field.decode("latin-1").lower()] = bytes(self.value)
