@@ -5,8 +5,8 @@
 NAME is the name of the vocabulary, TOKENIZER.JSON a whole file; files of one name must have one vocabulary
 and differ in form. RANKS is a file of ranks as tiktoken has them and PATTERN a file with its regular
 expression: the tokenizer.json is then made of the two in all forms that are seen. For every file the ids of
-the check text are those of the `tokenizers` library; the hash of a byte-level vocabulary must be one that
-llama.cpp knows, with or without the first special token.
+the check text are those of the `tokenizers` library; the hash must be one that llama.cpp
+knows, with or without the first special token.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 import rfctl.converter
 from rfctl.converter.known_vocabulary import BEGIN_BYTES, END_BYTES, hash_form
+from rfctl.converter.pre_tokenizer import list_inside
 from rfctl.converter.rank import list_merges, list_spellings, read_ranks, spell
 from rfctl.converter.source import ModelSource
 
@@ -104,9 +105,6 @@ def encode(document: dict[str, Any]) -> tuple[list[int], str]:
     engine = Tokenizer.from_str(json.dumps(document))
     engine.no_truncation()
     engine.no_padding()
-    if document["model"].get("byte_fallback"):
-        return [], ""
-    assert not [token for token in engine.get_added_tokens_decoder().values() if token.content in text]
     ids = engine.encode(text, add_special_tokens=False).ids
     forms = [ids, engine.encode(text).ids]
     if not document["added_tokens"]:
@@ -118,17 +116,19 @@ def encode(document: dict[str, Any]) -> tuple[list[int], str]:
 def record(entries: dict[str, dict[str, Any]], name: str, document: dict[str, Any]) -> None:
     """Add what `document` shows of the vocabulary `name`."""
     model = document["model"]
-    is_byte_level = not model.get("byte_fallback")
     ids, pre = encode(document)
     count = len(model["merges"])
     print(f"{name}: {len(model['vocab'])} tokens, {count} merges, {len(ids)} ids, {pre}", file=sys.stderr)
-    if is_byte_level and not pre:
+    if not pre:
         raise SystemExit(f"{name}: the hash is not in the table")
     assert sorted(model["vocab"].values()) == list(range(len(model["vocab"])))
     entry = entries.setdefault(name, {"name": name, "size": len(model["vocab"]), "forms": {}, "bodies": []})
     entry["bodies"] += [body for body in list_bodies(model) if body not in entry["bodies"]]
-    form, found = hash_form(document), ids if is_byte_level else None
-    assert entry["forms"].setdefault(form, found) == found, name
+    inside = list_inside(token["content"] for token in document["added_tokens"])
+    if inside:
+        entry["inside"] = inside
+    assert entry["forms"].setdefault(hash_form(document), ids) == ids, name
+    assert entry.get("inside", ()) == inside, name
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ _SMALL = {
 _VOCABULARIES = (TOKENIZER_FILE, "tokenizer.model", "sentencepiece.bpe.model")
 _VOCABULARY_BYTES = 64 << 20
 # Findings that may come from the vocabulary that stands in for the real one.
-_DOUBTS = ("model.tokenizer-", "model.vocabulary-", "model.pre-tokenizer-", "model.added-token-")
+_DOUBTS = ("model.tokenizer-", "model.vocabulary-", "model.pre-tokenizer-")
 _PLAIN = ("vocab.txt", "vocab.json", "merges.txt")
 _FIRST = 1 << 16
 # All headers together, and one: the largest models have some 100,000 tensors of about 120 bytes each.

@@ -11,6 +11,7 @@ import numpy as np
 
 from rfctl.converter.check_split import find_similar
 from rfctl.converter.finding import Finding, Severity, shorten
+from rfctl.converter.known_vocabulary import STAND_IN
 from rfctl.converter.plan import Plan
 from rfctl.converter.source import read_json
 from rfctl.converter.support import REFERENCE_BUILD
@@ -51,18 +52,23 @@ def find_lost_tokens(path: Path, config: Mapping[str, Any], draft: Plan) -> list
     tokens = draft.get("tokenizer.ggml.tokens") or ()
     types = draft.get("tokenizer.ggml.token_type")
     lost = []
+    is_unread = False
     for content, id, file in _promised(path, config):
+        if 0 <= id < len(tokens) and str(tokens[id]).startswith(STAND_IN):
+            is_unread = True
+            continue
         is_there = 0 <= id < len(tokens) and (types is None or types[id] != TokenType.UNUSED)
         if not is_there or _plain(tokens[id]) != _plain(content):
             lost.append((content, id, file))
+    unread = [Finding("model.tokenizer-unread", Severity.WARN, {"file": _FILE})] if is_unread else []
     if not lost:
-        return []
+        return unread
     params = {
         "count": len(lost),
         "tokens": shorten([f"{content[:40]} ({id})" for content, id, _ in lost]),
         "file": lost[0][2],
     }
-    return [Finding("model.added-token-lost", Severity.WARN, params)]
+    return [*unread, Finding("model.added-token-lost", Severity.WARN, params)]
 
 
 def find_paired_merges(path: Path) -> list[Finding]:
@@ -119,4 +125,5 @@ def _promised(path: Path, config: Mapping[str, Any]) -> Sequence[tuple[str, int,
 def _plain(token: str | bytes) -> str:
     if isinstance(token, bytes):
         token = token.decode("utf-8", errors="replace")
-    return token.replace("\u2581", " ").strip() or token
+    token = token.replace("\u2581", " ")
+    return token.strip() or token

@@ -15,6 +15,7 @@ from rfctl.converter.hub_reader import HubReader
 from rfctl.converter.known_vocabulary import (
     BEGIN_BYTES,
     END_BYTES,
+    STAND_IN,
     KnownVocabulary,
     TokenizerHead,
     find_by_ends,
@@ -27,8 +28,8 @@ from rfctl.core.error import RfctlError
 
 # A file of this size is read whole: two more requests take as long.
 WHOLE_BYTES = 2 << 20
-# The head ends in the first step unless thousands of tokens were added, then in the second.
-_STEPS = (128 << 10, 3 << 20)
+# The head ends in the first step; with thousands of added tokens (1.2 MB in Gemma 3) in the second.
+_STEPS = (128 << 10, 1344 << 10, 4 << 20)
 _MOST_CUTS = 8
 
 
@@ -73,10 +74,20 @@ def _recognise(reader: HubReader, data: bytes, head: TokenizerHead, size: int) -
 def _write_stand_in(path: Path, data: bytes, head: TokenizerHead, known: KnownVocabulary | None) -> None:
     model: dict[str, Any] = dict(head.document["model"])
     if known is not None:
-        model["vocab"] = _list_first(data[head.offset : head.offset + BEGIN_BYTES])
-        for id in range(len(model["vocab"]), known.size):
-            model["vocab"][f"\ufdd0{id}"] = id
+        first = _list_first(data[head.offset : head.offset + BEGIN_BYTES])
+        # Added tokens that are in the vocabulary as well must be found there under their id.
+        tokens = {id: token for token, id in [*_list_added(head), *first.items()] if id < known.size}
+        model["vocab"] = {tokens.get(id, f"{STAND_IN}{id}"): id for id in range(known.size)}
     path.write_text(json.dumps({**head.document, "model": model}), "utf-8")
+
+
+def _list_added(head: TokenizerHead) -> list[tuple[str, int]]:
+    entries = head.document.get("added_tokens")
+    return [
+        (entry["content"], entry["id"])
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and type(entry.get("id")) is int
+    ]
 
 
 def _list_first(begin: bytes) -> dict[str, int]:

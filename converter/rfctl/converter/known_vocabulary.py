@@ -20,6 +20,8 @@ from typing import Any
 
 BEGIN_BYTES = 32 << 10
 END_BYTES = 1 << 10
+# How a token that stands in for one that was not read begins: no text has this character.
+STAND_IN = "\ufdd0"
 _DATA = Path(__file__).parent / "data" / "known-vocabulary.json"
 _KEY = b'"vocab"'
 _MOST_TRIES = 8
@@ -34,13 +36,15 @@ class KnownVocabulary:
 
     name        what the table calls it
     size        tokens of the body; ids are 0 to size - 1
-    ids         token ids of the check text without special tokens; None where no hash decides (SentencePiece)
+    ids         token ids of the check text without special tokens
+    inside      added tokens that the check text holds, sorted: with others the ids would differ
     has_pairs   merges are written as pairs
     """
 
     name: str
     size: int
-    ids: tuple[int, ...] | None = field(repr=False)
+    ids: tuple[int, ...] = field(repr=False)
+    inside: tuple[str, ...] = field(repr=False)
     has_pairs: bool
 
 
@@ -127,9 +131,10 @@ def _describe(
     form = hash_form(document)
     if form not in forms:
         return None
-    ids = forms[form]
-    known = None if ids is None else tuple(ids)
-    return KnownVocabulary(entry["name"], entry["size"], known, body["merges"] == "pairs")
+    inside = tuple(entry.get("inside", ()))
+    return KnownVocabulary(
+        entry["name"], entry["size"], tuple(forms[form]), inside, body["merges"] == "pairs"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -36,17 +36,17 @@ def find_pre_tokenizer(tokenizer: TokenizerFile) -> str:
 
 def hash_pre_tokenizer(tokenizer: TokenizerFile) -> str:
     """sha256 of the ids of the check text, written as Python writes a list."""
-    if tokenizer.known is None or tokenizer.known.ids is None:
+    if tokenizer.known is None:
         ids = tokenizer.encode(read_hashes()["check_text"])
     else:
         ids = _surround(tokenizer, tokenizer.known.ids)
     return hashlib.sha256(str(ids).encode()).hexdigest()
 
 
-def changes_check_text(tokens: Iterable[str]) -> bool:
-    """Would one of these added tokens take a part of the fixed text for itself?"""
+def list_inside(tokens: Iterable[str]) -> tuple[str, ...]:
+    """Those of the added tokens that would take a part of the fixed text for themselves, sorted."""
     text = read_hashes()["check_text"]
-    return any(token in text for token in tokens)
+    return tuple(sorted({token for token in tokens if token in text}))
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from rfctl.converter.known_vocabulary import KnownVocabulary, find_by_body
-from rfctl.converter.pre_tokenizer import changes_check_text
+from rfctl.converter.pre_tokenizer import list_inside
 from rfctl.converter.source import ModelSource, read_text
 from rfctl.converter.special import token_text
 from rfctl.core.error import RfctlError
@@ -120,7 +120,7 @@ def _find_known(
 ) -> KnownVocabulary | None:
     """The known vocabulary of the file, if what was added to it leaves the check text as it is recorded."""
     known = source.head.known if source.head is not None else find_by_body(data)
-    if known is not None and not changes_check_text(_list_added(head, config)):
+    if known is not None and list_inside(_list_added(head, config)) == known.inside:
         return known
     if source.head is not None:
         raise RfctlError("model.tokenizer-unread", file=FILE)
