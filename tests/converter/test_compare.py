@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_a_true_conversion_verifies(outtype: str, model: Path, make: Callable[..
     found = compare_source(file, plan_again(file, model))
     assert found.is_same
     assert found.same_count == found.tensor_count == 20
+
+
+def test_a_directory_of_another_name_gives_the_same_file(
+    model: Path, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = open_gguf(make("f16"))
+    moved = tmp_path / "Other-Name-9B-Chat-v2"
+    shutil.copytree(model, moved)
+    assert compare_source(file, plan_again(file, moved)).is_same
 
 
 def test_pieces_verify_as_one(model: Path, tmp_path: Path) -> None:

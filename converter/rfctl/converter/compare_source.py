@@ -32,6 +32,8 @@ from rfctl.core.progress import SILENT, Reporter
 
 # Written by those who made the file, not by a conversion: they say nothing against the weights.
 _ADDED = ("general.source.", "quantize.imatrix.")
+# Read from the name of the directory (gguf-py metadata.py, b11434), which may have been moved since.
+_NAMED = frozenset(f"general.{name}" for name in ("name", "basename", "finetune", "version"))
 
 
 def plan_again(file: GgufFile, source: Path, adapter: Path | None = None) -> Plan:
@@ -86,7 +88,7 @@ def compare_source(
                 difference.first_index, difference.max_abs, difference.rms
             )  # fmt: skip
         differences.append(difference)
-    keys = compare_keys(_pack_pairs(plan), _drop_added(file.raw)) if with_keys else ()
+    keys = compare_keys(_drop_free(_pack_pairs(plan)), _drop_free(file.raw)) if with_keys else ()
     return Comparison(keys, tuple(differences), len(pairs), len(pairs) - len(compared))
 
 
@@ -110,5 +112,5 @@ def _pack_pairs(plan: Plan) -> dict[str, bytes]:
     return {pair.key: pack_value(pair) for pair in plan.pairs}
 
 
-def _drop_added(raw: Mapping[str, bytes]) -> dict[str, bytes]:
-    return {key: value for key, value in raw.items() if not key.startswith(_ADDED)}
+def _drop_free(raw: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {key: value for key, value in raw.items() if not key.startswith(_ADDED) and key not in _NAMED}
