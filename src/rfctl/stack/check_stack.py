@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -99,9 +100,26 @@ def es_disk(evidence: Evidence) -> Result:
 
 @check("rag.executor", after=("rag.containers",))
 def executor(evidence: Evidence) -> Result:
-    """RAGFlow's executors report every 30 seconds; evidence holds the last five minutes of the log."""
-    beats = len(re.findall(r"reported heartbeat", evidence.command("docker.log.ragflow-recent").text))
-    return judge(beats > 0, found=beats)
+    """RAGFlow's executors report every 30 seconds; evidence holds the last five minutes of the log.
+
+    A report is an object with `lag` (tasks in the queue), `done` and `current` (rag/svr/task_executor.py).
+    """
+    beats = re.findall(
+        r"reported heartbeat:?[ \t]*(\{.*\})?", evidence.command("docker.log.ragflow-recent").text
+    )
+    reports = [report for text in beats if (report := _object(text))]
+    waits = len(reports) > 1 and all(report.get("lag") and not report.get("current") for report in reports)
+    if waits and reports[0].get("done") == reports[-1].get("done"):
+        return warn("idle", found=reports[-1]["lag"])
+    return judge(bool(beats), found=len(beats))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @check("rag.data-project", after=("docker.engine",))
