@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rfctl.cli.console import can_show, cell_width, soften
+from rfctl.cli.console import can_show, cell_width, soften, wrap
 from rfctl.cli.root import NOUNS
 
 # What Python makes of a console; the C locale is not taken for UTF-8.
@@ -109,3 +111,20 @@ def test_no_colour_and_no_bar_in_a_pipe(environment: dict[str, str], tmp_path: P
     for arguments in (["--help"], ["profile", "use", "x"], ["doctor", "--only", "host"]):
         _, out, error = run(plain, tmp_path, "narrow", "en", *arguments)
         assert b"\x1b" not in out + error
+
+
+@given(st.text(alphabet="ab，。（）：默认 xyz中文[]", max_size=60), st.integers(10, 30))
+def test_wrapped_text_is_the_same_text(text: str, width: int) -> None:
+    lines = wrap(text, width)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    for line in lines:
+        # Only a word, with the marks that belong to it, may be wider than the page.
+        assert cell_width(line) <= width or not any(char.isspace() for char in line.strip())
+
+
+def test_where_chinese_lines_end() -> None:
+    assert wrap("写出的字节与 llama-quantize 相同。", 16) == ["写出的字节与", "llama-quantize", "相同。"]
+    assert wrap("一二三四，五六（七八）九", 8) == ["一二三", "四，五六", "（七八）", "九"]
+    assert wrap("显示数量。  [默认：6]", 12) == ["显示数量。", "[默认：6]"]
+    assert wrap("a b\nc", 10) == ["a b", "c"]
+    assert wrap("", 10) == [""]

@@ -125,6 +125,8 @@ def _split(text: str) -> list[str]:
 def _breaks(before: str, char: str) -> bool:
     if char == " " or char in _CLOSING or before[-1] in _OPENING:
         return False
+    if before[-1] == "：" and not _is_wide(char):  # a label and its value
+        return False
     return before[-1] == " " or _is_wide(before[-1]) or _is_wide(char)
 
 
