@@ -12,6 +12,7 @@ gives rows in storage form:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfctl.converter.header import SourceTensor
-from rfctl.converter.quantization.dtype import bf16_to_f32
+from rfctl.converter.quantization.dtype import bf16_to_f32, to_f32
 
 Rows = NDArray[Any]
 STORAGE: dict[str, np.dtype[Any]] = {
@@ -85,8 +86,31 @@ class Slice:
         return np.frombuffer(data, dtype=kind).reshape(end - begin, columns)
 
 
+class OfSource:
+    """What has dtype and shape of its `source` unless it says otherwise."""
+
+    source: Expression
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+
+def walk_blocks(begin: int, end: int, height: int) -> Iterator[tuple[int, int, int]]:
+    """Rows [begin, end) by blocks of `height` rows: number of the block, first and last row in it."""
+    while begin < end:
+        which, first = divmod(begin, height)
+        last = min(height, first + end - begin)
+        yield which, first, last
+        begin += last - first
+
+
 @dataclass(frozen=True)
-class RotaryRows:
+class RotaryRows(OfSource):
     """Rows of a q or k projection, from Hugging Face's half-split rotary order to llama.cpp's interleaved
     one.
 
@@ -96,14 +120,6 @@ class RotaryRows:
 
     source: Expression
     heads: int
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
         # Rows of one head stay inside that head, so only the heads touched are read.
@@ -123,16 +139,12 @@ class RotaryRows:
 
 
 @dataclass(frozen=True)
-class RowRange:
+class RowRange(OfSource):
     """Rows [begin, end) of the first dimension of a matrix."""
 
     source: Expression
     begin: int
     end: int
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -159,13 +171,10 @@ class Stack:
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
         height = count_rows(self.sources[0].shape)
-        pieces = []
-        while begin < end:
-            which, first = divmod(begin, height)
-            last = min(height, first + end - begin)
-            pieces.append(self.sources[which].load(reader, first, last))
-            begin += last - first
-        return np.concatenate(pieces)
+        pieces = walk_blocks(begin, end, height)
+        return np.concatenate(
+            [self.sources[which].load(reader, first, last) for which, first, last in pieces]
+        )
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(OfSource):
     """Values plus a constant, in float32 (norms that are stored around zero)."""
 
     source: Expression
@@ -198,19 +207,12 @@ class Shift:
     def dtype(self) -> str:
         return "F32"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
-        rows = self.source.load(reader, begin, end)
-        if self.source.dtype == "BF16":
-            rows = bf16_to_f32(rows)
-        return rows.astype(np.float32) + np.float32(self.by)
+        return to_f32(self.source.dtype, self.source.load(reader, begin, end)) + np.float32(self.by)
 
 
 @dataclass(frozen=True)
-class NegativeExponential:
+class NegativeExponential(OfSource):
     """-exp(x) in float32 (decay rates that are stored as logarithms).
 
     Correctly rounded. The reference's library is off by one unit in the last place in about one value of a
@@ -223,10 +225,6 @@ class NegativeExponential:
     def dtype(self) -> str:
         return "F32"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape
-
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
         rows = self.source.load(reader, begin, end)
         if self.source.dtype == "BF16":
@@ -236,7 +234,7 @@ class NegativeExponential:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(OfSource):
     """Blocks of `height` rows (elements of a vector) in another order: block i of the output is block
     `order[i]` of the source (fused q, k, v; rows that are cut off). Of columns instead with `columns`.
     """
@@ -245,10 +243,6 @@ class Blocks:
     height: int
     order: tuple[int, ...]
     columns: bool = False
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -261,25 +255,18 @@ class Blocks:
             rows = self.source.load(reader, begin, end) if self.columns else self.source.load(reader, 0, 1)
             return rows[:, index]
         pieces = []
-        while begin < end:
-            block, inside = divmod(begin, self.height)
-            last = min(self.height, inside + end - begin)
+        for block, first, last in walk_blocks(begin, end, self.height):
             start = self.order[block] * self.height
-            pieces.append(self.source.load(reader, start + inside, start + last))
-            begin += last - inside
+            pieces.append(self.source.load(reader, start + first, start + last))
         return np.concatenate(pieces)
 
 
 @dataclass(frozen=True)
-class Reshape:
+class Reshape(OfSource):
     """The same rows under another shape with the same last dimension."""
 
     source: Expression
     to: tuple[int, ...]
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -290,7 +277,7 @@ class Reshape:
 
 
 @dataclass(frozen=True)
-class Every:
+class Every(OfSource):
     """Every second row from `start` (0 or 1) on, or every second column: interleaved gate and up
     weights.
     """
@@ -298,10 +285,6 @@ class Every:
     source: Expression
     start: int
     columns: bool = False
-
-    @property
-    def dtype(self) -> str:
-        return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -8,13 +8,20 @@ rows asked for need; scales are read per row chunk.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rfctl.converter.expression import Expression, Reader, Rows, Slice, count_columns, count_rows
-from rfctl.converter.quantization.dtype import bf16_to_f32
+from rfctl.converter.expression import (
+    Expression,
+    Reader,
+    Rows,
+    Slice,
+    count_columns,
+    count_rows,
+    walk_blocks,
+)
+from rfctl.converter.quantization.dtype import to_f32
 from rfctl.converter.transpose import load_columns
 from rfctl.core.error import RfctlError
 
@@ -52,7 +59,7 @@ class Scaled:
         return self.source.shape
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
-        values = to_float(self.source.dtype, self.source.load(reader, begin, end))
+        values = to_f32(self.source.dtype, self.source.load(reader, begin, end))
         leading, extents = self.shape[:-1], self._align()
         plain = len(self.scale.shape) - len(self.blocks)
         blocks = (1,) * plain + self.blocks + (1,) * (len(extents) - len(self.scale.shape))
@@ -62,7 +69,7 @@ class Scaled:
             for place, extent, block in zip(places, extents, blocks, strict=False):
                 row = row * extent + (0 if extent == 1 and block == 1 else place // block)
         first, last = int(row.min()), int(row.max()) + 1
-        scale = to_float(self.scale.dtype, _load_rows(reader, self.scale, extents, first, last))[row - first]
+        scale = to_f32(self.scale.dtype, _load_rows(reader, self.scale, extents, first, last))[row - first]
         if scale.shape[1] > 1 and blocks[-1] > 1:
             scale = np.repeat(scale, blocks[-1], axis=1)[:, : count_columns(self.shape)]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -129,7 +136,7 @@ class GroupedIntegers:
         zeros = load_columns(self.zeros, reader, (0, known), (first, last))
         zeros = _unpack(zeros, self.bits, 1)[:, begin - first * count : end - first * count] + self.offset
         scales = load_columns(self.scales, reader, (0, known), (begin, end))
-        scales = to_float(self.scales.dtype, scales)
+        scales = to_f32(self.scales.dtype, scales)
         height = self.packed.shape[0]
         packed = load_columns(self.packed, reader, (0, height), (begin, end))
         values = _unpack(packed, self.bits, 0) - zeros[group]
@@ -187,7 +194,7 @@ class PackedIntegers:
             first, last = begin // count, -(-end // count)
             zeros = _unpack(self.zeros.load(reader, first, last), self.bits, 0)
             values = values - zeros[begin - first * count : end - first * count, :, None]
-        scale = to_float(self.scale.dtype, self.scale.load(reader, begin, end))
+        scale = to_f32(self.scale.dtype, self.scale.load(reader, begin, end))
         product: F32 = values.astype(np.float32) * scale[:, :, None]
         return product.reshape(end - begin, self.columns)
 
@@ -216,13 +223,11 @@ class Ternary:
 
     def load(self, reader: Reader, begin: int, end: int) -> Rows:
         height = count_rows(self.source.shape)
-        pieces = []
-        while begin < end:
-            part, first = divmod(begin, height)
-            last = min(height, first + end - begin)
-            pieces.append(self.source.load(reader, first, last).view(np.uint8) >> (2 * part) & 3)
-            begin += last - first
-        scale = to_float(self.scale.dtype, self.scale.load(reader, 0, 1))
+        pieces = [
+            self.source.load(reader, first, last).view(np.uint8) >> (2 * part) & 3
+            for part, first, last in walk_blocks(begin, end, height)
+        ]
+        scale = to_f32(self.scale.dtype, self.scale.load(reader, 0, 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             values: F32 = (np.concatenate(pieces).astype(np.float32) - 1) / scale
         return values
@@ -262,27 +267,6 @@ class Mxfp4Blocks:
         block[:, 0] = self.scales.load(reader, begin, end).reshape(-1)
         block[:, 1:] = numbers[:, :16] | numbers[:, 16:] << 4
         return block.reshape(end - begin, -1)
-
-
-def to_float(dtype: str, rows: Rows) -> F32:
-    """A float32 copy of rows in storage form, exact for every dtype in SCALED_DTYPES."""
-    if dtype == "BF16":
-        return bf16_to_f32(rows)
-    if dtype == "F8_E4M3":
-        return _decode_e4m3()[rows]
-    if dtype == "F8_E5M2":
-        return (rows.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
-    return rows.astype(np.float32)
-
-
-@cache
-def _decode_e4m3() -> F32:
-    """The 256 values of float8 e4m3fn: no infinities, NaN is all ones (OCP 8-bit floating point, 1.0)."""
-    code = np.arange(256)
-    exponent, fraction = code >> 3 & 15, code & 7
-    values = np.where(exponent, (8 + fraction) * 2.0 ** (exponent - 10.0), fraction * 2.0**-9)
-    values[(code & 127) == 127] = np.nan
-    return np.where(code & 128, -values, values).astype(np.float32)
 
 
 def _unpack(words: Rows, bits: int, axis: int) -> NDArray[np.int32]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from rfctl.converter.description import check_number
-from rfctl.converter.families.common import describe_bpe
+from rfctl.converter.families.common import DECODER_ATTENTION, DECODER_NAMES, describe_bpe
 from rfctl.converter.family import Family
 from rfctl.converter.hparams import HParams, rope_parameters
 from rfctl.converter.pair import flag, real, uint
@@ -106,17 +106,9 @@ class Glm(ChatGlm):
 
     hf_architectures = ("GlmForCausalLM",)
     block_prefix = "model.layers."
-    names: ClassVar[Mapping[str, str]] = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
-    }
+    names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
+        **DECODER_ATTENTION,
         "post_attention_layernorm": "ffn_norm",
         "mlp.gate_up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",

@@ -13,7 +13,13 @@ from typing import ClassVar
 
 from rfctl.converter.description import check_number
 from rfctl.converter.expression import Expression, RowRange, Slice, Stack
-from rfctl.converter.families.common import DECODER_BLOCK, DECODER_NAMES, describe_bpe, require_output
+from rfctl.converter.families.common import (
+    COMPRESSED_ATTENTION,
+    DECODER_BLOCK,
+    DECODER_NAMES,
+    describe_bpe,
+    require_output,
+)
 from rfctl.converter.family import Family, Numbered
 from rfctl.converter.header import SourceTensor
 from rfctl.converter.hparams import HParams, rope_parameters
@@ -36,12 +42,7 @@ class Deepseek2(Family):
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
         **{name: mapped for name, mapped in DECODER_BLOCK.items() if mapped not in ("attn_k", "attn_v")},
-        "self_attn.q_a_proj": "attn_q_a",
-        "self_attn.q_a_layernorm": "attn_q_a_norm",
-        "self_attn.q_b_proj": "attn_q_b",
-        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
-        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-        "self_attn.kv_b_proj": "attn_kv_b",
+        **COMPRESSED_ATTENTION,
         "mlp.gate": "ffn_gate_inp",
         "mlp.gate.e_score_correction": "exp_probs_b",
         f"{_SHARED}gate_proj": "ffn_gate_shexp",

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from rfctl.converter.description import check_number
-from rfctl.converter.families.common import DECODER_NAMES, describe_bpe, head_size, require_output
+from rfctl.converter.families.common import (
+    DECODER_ATTENTION,
+    DECODER_NAMES,
+    describe_bpe,
+    head_size,
+    require_output,
+)
 from rfctl.converter.family import Family
 from rfctl.converter.hparams import HParams, rope_parameters
 from rfctl.converter.pair import uint
@@ -28,11 +34,7 @@ class Glm4(Family):
     block_prefix = "model.layers."
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
+        **DECODER_ATTENTION,
         "post_self_attn_layernorm": "post_attention_norm",
         "post_attention_layernorm": "ffn_norm",
         "mlp.gate_up_proj": "ffn_up",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from rfctl.converter.expression import Every, Expression, Reshape, Slice, Stack
-from rfctl.converter.families.common import DECODER_NAMES, DECODER_REQUIRED, describe_bpe
+from rfctl.converter.families.common import DECODER_ATTENTION, DECODER_NAMES, DECODER_REQUIRED, describe_bpe
 from rfctl.converter.family import Family
 from rfctl.converter.header import SourceTensor
 from rfctl.converter.hparams import HParams
@@ -34,11 +34,7 @@ class GptOss(Family):
     encoded_dtypes = frozenset({"MXFP4"})
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
+        **DECODER_ATTENTION,
         "self_attn.sinks": "attn_sinks",
         "post_attention_layernorm": "post_attention_norm",
         "mlp.router": "ffn_gate_inp",

@@ -12,6 +12,7 @@ from typing import ClassVar
 from rfctl.converter.description import check_number
 from rfctl.converter.expression import Constant, Expression, Slice
 from rfctl.converter.families.common import (
+    COMPRESSED_ATTENTION,
     DECODER_BLOCK,
     DECODER_NAMES,
     DECODER_REQUIRED,
@@ -66,12 +67,7 @@ class MiniCpm3(Family):
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
         **{name: mapped for name, mapped in DECODER_BLOCK.items() if mapped not in _PLAIN},
-        "self_attn.q_a_proj": "attn_q_a",
-        "self_attn.q_a_layernorm": "attn_q_a_norm",
-        "self_attn.q_b_proj": "attn_q_b",
-        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
-        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-        "self_attn.kv_b_proj": "attn_kv_b",
+        **COMPRESSED_ATTENTION,
     }
     block_required = tuple(f"{name}.weight" for name in block_names.values())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from rfctl.converter.families.common import DECODER_NAMES, DECODER_REQUIRED, describe_bpe
+from rfctl.converter.families.common import DECODER_ATTENTION, DECODER_NAMES, DECODER_REQUIRED, describe_bpe
 from rfctl.converter.family import Family
 from rfctl.converter.hparams import HParams
 from rfctl.converter.plan import KeyValue
@@ -23,11 +23,7 @@ class Starcoder2(Family):
     block_prefix = "model.layers."
     names: ClassVar[Mapping[str, str]] = DECODER_NAMES
     block_names: ClassVar[Mapping[str, str]] = {
-        "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
+        **DECODER_ATTENTION,
         "post_attention_layernorm": "ffn_norm",
         "mlp.c_fc": "ffn_up",
         "mlp.c_proj": "ffn_down",

@@ -8,6 +8,7 @@ All functions take any shape, accept `out` of the result's shape and dtype, and 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,3 +69,34 @@ def bf16_to_f16(bits: U16, out: U16 | None = None) -> U16:
 @cache
 def _bf16_to_f16_table() -> U16:
     return f32_to_f16(bf16_to_f32(np.arange(1 << 16, dtype=np.uint16)))
+
+
+def to_f32(dtype: str, rows: npt.NDArray[Any]) -> F32:
+    """A float32 copy of values in storage form (`expression.py`), exact but for F64 and wide integers."""
+    if dtype == "BF16":
+        return bf16_to_f32(rows)
+    values: F32
+    if dtype == "F8_E4M3":
+        values = _decode_e4m3()[rows]
+    elif dtype == "F8_E5M2":
+        values = (rows.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    else:
+        values = rows.astype(np.float32)
+    return values
+
+
+def from_f32(dtype: str, values: F32) -> npt.NDArray[Any]:
+    """Values in the storage form of F32, F16 or BF16, rounded once to the nearest, ties to even."""
+    if dtype == "BF16":
+        return f32_to_bf16(values)
+    return f32_to_f16(values).view(np.float16) if dtype == "F16" else values
+
+
+@cache
+def _decode_e4m3() -> F32:
+    """The 256 values of float8 e4m3fn: no infinities, NaN is all ones (OCP 8-bit floating point, 1.0)."""
+    code = np.arange(256)
+    exponent, fraction = code >> 3 & 15, code & 7
+    values = np.where(exponent, (8 + fraction) * 2.0 ** (exponent - 10.0), fraction * 2.0**-9)
+    values[(code & 127) == 127] = np.nan
+    return np.where(code & 128, -values, values).astype(np.float32)
