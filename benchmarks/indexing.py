@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from search import prepare
 
 from rfctl.engine.ollama.backend import Backend
 from rfctl.engine.ollama.embed import embed_texts
@@ -99,19 +100,6 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, object
         "chunks_per_cpu_second": round(len(pieces) / embedding, 1),
         "index_percent_of_embed": round(100 * indexing / embedding, 2),
     }
-
-
-def prepare(connection: sqlite3.Connection) -> None:
-    """A dataset and a document to put the chunks into."""
-    connection.execute(
-        "INSERT INTO dataset (id, name, parser_config_json, create_time, update_time)"
-        " VALUES ('d', 'd', '{}', 0, 0)"
-    )
-    connection.execute(
-        "INSERT INTO document (id, dataset_id, name, location, size, type, suffix, content_hash, chunk_method,"
-        " parser_config_json, create_time, update_time)"
-        " VALUES ('x', 'd', 'x.pdf', '', 1, 'pdf', 'pdf', '', 'naive', '{}', 0, 0)"
-    )
 
 
 def store(

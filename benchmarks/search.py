@@ -88,15 +88,7 @@ def fill(
     chance: random.Random,
     generator: np.random.Generator,
 ) -> None:
-    connection.execute(
-        "INSERT INTO dataset (id, name, parser_config_json, create_time, update_time)"
-        " VALUES ('d', 'd', '{}', 0, 0)"
-    )
-    connection.execute(
-        "INSERT INTO document (id, dataset_id, name, location, size, type, suffix, content_hash, chunk_method,"
-        " parser_config_json, create_time, update_time)"
-        " VALUES ('x', 'd', 'x.pdf', '', 1, 'pdf', 'pdf', '', 'naive', '{}', 0, 0)"
-    )
+    prepare(connection)
     for start in range(0, options.chunks, 1000):
         rows = []
         for number in range(start, min(start + 1000, options.chunks)):
@@ -108,6 +100,19 @@ def fill(
         shape = (len(rows), options.dimension)
         chunk_store.insert(connection, "x", "d", rows, generator.standard_normal(shape).astype(np.float32))
         connection.execute("COMMIT")
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """A dataset and a document to put the chunks into."""
+    connection.execute(
+        "INSERT INTO dataset (id, name, parser_config_json, create_time, update_time)"
+        " VALUES ('d', 'd', '{}', 0, 0)"
+    )
+    connection.execute(
+        "INSERT INTO document (id, dataset_id, name, location, size, type, suffix, content_hash, chunk_method,"
+        " parser_config_json, create_time, update_time)"
+        " VALUES ('x', 'd', 'x.pdf', '', 1, 'pdf', 'pdf', '', 'naive', '{}', 0, 0)"
+    )
 
 
 def is_exact(connection: sqlite3.Connection, cache: index.MatrixCache, vector: np.ndarray) -> bool:

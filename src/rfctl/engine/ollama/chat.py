@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rfctl.engine.failure import ApiError
-from rfctl.engine.ollama import completion, prompt, state, template_check
+from rfctl.engine.ollama import completion, prompt, state
 from rfctl.engine.ollama.answer import answer, collect, stream
 from rfctl.engine.ollama.backend import Backend
 from rfctl.engine.ollama.body import parse_duration, read_body
 from rfctl.engine.ollama.completion import Clock, Final, line, parse_format
+from rfctl.engine.ollama.lease import open_backend
 from rfctl.engine.ollama.model import Model
-from rfctl.engine.ollama.option import Options, make_spec, merge_options, sampling
+from rfctl.engine.ollama.option import Options, merge_options, sampling
 
 _FIELDS = {
     "model": "string",
@@ -100,9 +101,8 @@ async def load(
     if keep_alive == 0:
         await shared.pool.unload(model.layer.digest)
         return answer(line(name, **empty_answer, done=True, done_reason="unload"))
-    spec = make_spec(model, merge_options(model, body.get("options", {})))
-    await template_check.ensure(shared.models, model)
-    async with shared.pool.use(spec, str(model.name), keep_alive):
+    options = merge_options(model, body.get("options", {}))
+    async with open_backend(shared, model, options, keep_alive, Clock()):
         return answer(line(name, **empty_answer, done=True, done_reason="load"))
 
 
@@ -126,17 +126,13 @@ async def answer_messages(
     clock = Clock()
     options = merge_options(model, body.get("options", {}))
     schema = parse_format(body.get("format"))
-    spec = make_spec(model, options)
-    await template_check.ensure(shared.models, model)
-    async with shared.pool.use(spec, str(model.name), keep_alive) as lease:
-        clock.load_seconds = lease.load_seconds
-        backend = Backend(shared.pool, lease.worker)
+    async with open_backend(shared, model, options, keep_alive, clock) as backend:
         extra = _template_arguments(body, think)
         conversation: Sequence[Mapping[str, Any]] = prompt.gather(model, messages)
         if not model.uses_go_template:
             conversation = [_to_openai(message) for message in conversation]
         if body.get("truncate", True):
-            conversation = await prompt.fit_history(backend, model, conversation, extra, spec.num_ctx)
+            conversation = await prompt.fit_history(backend, model, conversation, extra, backend.num_ctx)
         if body.get("_debug_render_only"):
             text = await prompt.render(backend, model, conversation, extra)
             yield line(
@@ -146,7 +142,7 @@ async def answer_messages(
                 _debug_info={"rendered_template": text},
             )
             return
-        settings = sampling(options, spec.num_ctx) | completion.probabilities(body)
+        settings = sampling(options, backend.num_ctx) | completion.probabilities(body)
         if model.uses_go_template:
             text = await prompt.render(backend, model, conversation, extra)
             tokens = await fit_prompt(backend, model, body, options, text)

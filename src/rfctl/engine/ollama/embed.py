@@ -17,8 +17,9 @@ from rfctl.engine.ollama.answer import answer, until_disconnect
 from rfctl.engine.ollama.backend import Backend
 from rfctl.engine.ollama.body import parse_duration, read_body
 from rfctl.engine.ollama.completion import Clock, Final
+from rfctl.engine.ollama.lease import open_backend
 from rfctl.engine.ollama.model import Model
-from rfctl.engine.ollama.option import make_spec, merge_options
+from rfctl.engine.ollama.option import merge_options
 
 _EMBED = {
     "model": "string",
@@ -89,12 +90,8 @@ async def _embed(
 ) -> tuple[NDArray[np.float32], int] | None:
     """Vectors and number of tokens; without texts the model is only loaded."""
     options = merge_options(model, body.get("options", {}))
-    spec = make_spec(model, options)
-    async with shared.pool.use(spec, str(model.name), keep_alive) as lease:
-        clock.load_seconds = lease.load_seconds
-        return await embed_texts(
-            Backend(shared.pool, lease.worker), texts, truncate=body.get("truncate", True)
-        )
+    async with open_backend(shared, model, options, keep_alive, clock) as backend:
+        return await embed_texts(backend, texts, truncate=body.get("truncate", True))
 
 
 async def embed_texts(

@@ -11,14 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rfctl.engine.failure import ApiError
-from rfctl.engine.ollama import completion, prompt, state, template_check
+from rfctl.engine.ollama import completion, prompt, state
 from rfctl.engine.ollama.answer import collect, stream
 from rfctl.engine.ollama.backend import Backend
 from rfctl.engine.ollama.body import parse_duration, read_body
 from rfctl.engine.ollama.chat import Lines, choose_thinking, fit_prompt, load
 from rfctl.engine.ollama.completion import Clock, Final, line, parse_format
+from rfctl.engine.ollama.lease import open_backend
 from rfctl.engine.ollama.model import Model
-from rfctl.engine.ollama.option import make_spec, merge_options, sampling
+from rfctl.engine.ollama.option import merge_options, sampling
 
 _FIELDS = {
     "model": "string",
@@ -68,17 +69,13 @@ async def _answer(
     clock = Clock()
     options = merge_options(model, body.get("options", {}))
     schema = parse_format(body.get("format"))
-    spec = make_spec(model, options)
-    await template_check.ensure(shared.models, model)
-    async with shared.pool.use(spec, str(model.name), keep_alive) as lease:
-        clock.load_seconds = lease.load_seconds
-        backend = Backend(shared.pool, lease.worker)
+    async with open_backend(shared, model, options, keep_alive, clock) as backend:
         text = await _render(backend, model, body)
         if body.get("_debug_render_only"):
             yield line(body["model"], response="", done=False, _debug_info={"rendered_template": text})
             return
         tokens = _context(body) + await fit_prompt(backend, model, body, options, text)
-        settings = sampling(options, spec.num_ctx) | completion.probabilities(body)
+        settings = sampling(options, backend.num_ctx) | completion.probabilities(body)
         if schema is not None:
             settings["json_schema"] = schema
         generated: list[int] = []
