@@ -57,7 +57,7 @@ def test_an_unknown_shell(rfctl: Run) -> None:
 
 def test_commands_options_and_files(complete: Callable[..., Any]) -> None:
     assert complete("rfctl mo") == [("plain", "model", "Check, convert and register models")]
-    assert complete("rfctl model sh", RFCTL_LANG="zh") == [("plain", "show", "显示服务器所知的模型信息")]
+    assert complete("rfctl model rm", RFCTL_LANG="zh") == [("plain", "rm", "删除已注册的模型")]
     assert [word for _, word, _ in complete("rfctl model convert --ou")] == [
         "--output-file",
         "--outtype",

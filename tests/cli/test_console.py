@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfctl.cli.console import can_show, cell_width, soften, wrap
-from rfctl.cli.root import NOUNS
+from rfctl.cli.root import NOUNS, execute
 
 # What Python makes of a console; the C locale is not taken for UTF-8.
 CONSOLES = {
@@ -70,12 +70,15 @@ def test_json_is_utf8_everywhere(environment: dict[str, str], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("noun", sorted(NOUNS))
-def test_help_fits_a_narrow_console(environment: dict[str, str], tmp_path: Path, noun: str) -> None:
+def test_help_fits_a_narrow_console(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, noun: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
     for language in ("en", "zh"):
-        code, out, _ = run(environment, tmp_path, "narrow", language, noun, "--help")
-        assert code == 0
+        assert execute([noun, "--help", "--lang", language]) == 0
+        page = capsys.readouterr().out.splitlines()
         # click never makes a page narrower than 50.
-        assert max(cell_width(line) for line in out.decode().splitlines()) <= 52
+        assert max(cell_width(line) for line in page) <= 52
 
 
 def test_symbols_have_plain_forms_of_their_own() -> None:
