@@ -182,6 +182,7 @@ def test_killed_in_the_middle(up: Stack, tmp_path: Path) -> None:
     # While one is under way nothing else starts or stops the databases.
     process = start(up, home, "stack", "backup", str(folder))
     wait_for(is_under_way)
+    process.send_signal(signal.SIGSTOP)
     for verb in ("up", "down", "backup"):
         refused = up("stack", verb)
         assert (refused.code, refused.err.split("]")[0]) == (7, "error[stack.busy"), verb
