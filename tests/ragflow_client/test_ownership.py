@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
 from fresh_server import first_day
 
 from rfctl.core.error import AuthError, RfctlError, UsageError
+from rfctl.ragflow_client import ownership
 from rfctl.ragflow_client.account import Account, obtain_key
 from rfctl.ragflow_client.dataset import list_datasets
 from rfctl.ragflow_client.ownership import SameView, compare_views, find_owner
@@ -29,6 +32,23 @@ def test_page_and_key_see_the_same(version: str, tmp_path: Path) -> None:
             page.call("POST", "/datasets", json={"name": "by-page"})
             assert compare_views(key, page) == SameView(2, 0)
             assert {one.name for one in list_datasets(page)} == {"by-key", "by-page"}
+
+
+def test_the_routes_are_those_of_a_real_server(golden: Path) -> None:
+    """Recorded from RAGFlow 0.27.0: the page's session asks who it is, a key lists what the page lists."""
+    facts = tomllib.loads((Path(ownership.__file__).with_name("web_page.toml")).read_text("utf-8"))
+    seen = {}
+    for path in sorted((golden / "ragflow" / "exchanges").glob("*.json")):
+        for exchange in json.loads(path.read_text("utf-8"))["exchanges"]:
+            request, response = exchange["request"], exchange["response"]
+            if request["method"] == "GET" and (response.get("json") or {}).get("code") == 0:
+                seen.setdefault((request["path"], request["auth"]), response["json"]["data"])
+    account = seen[f"/api/v1{facts['account'][0]['path']}", "session token"]
+    assert {"id", "email"} <= account.keys()
+    assert isinstance(seen[f"/api/v1{facts['page']['datasets']}", "api key"], list)
+    assert {"chats", "total"} <= seen[f"/api/v1{facts['page']['chats']}", "api key"].keys()
+    documents = facts["page"]["documents"].format(dataset="<dataset_1>")
+    assert (f"/api/v1{documents}", "api key") in seen
 
 
 def test_two_accounts_and_a_view_that_differs(tmp_path: Path) -> None:
