@@ -26,13 +26,14 @@ def show(app: App, origin: bool) -> None:
         {"settings": values, "user_file": app.settings.user_file, "project_file": app.settings.project_file}
     )
     if origin:
+        default = app.out.text("config.origin-default")
         app.out.table(
             [
                 app.out.text("output.column-setting"),
                 app.out.text("output.column-value"),
                 app.out.text("output.column-origin"),
             ],
-            [(v.name, v.value or "-", v.origin) for v in values],
+            [(v.name, v.value or "-", default if v.origin == "default" else v.origin) for v in values],
         )
     else:
         app.out.table(
