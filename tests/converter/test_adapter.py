@@ -410,6 +410,10 @@ def test_adapter_alone_whose_base_is_on_the_hub(half: Path, tmp_path: Path) -> N
         "RFCTL_HOME": str(tmp_path / "home"),
         "HOME": str(tmp_path),
     }
+    # The same weights in other layouts, as Mistral's and Meta's repositories have them.
+    (half / "original").mkdir()
+    for name in ("consolidated.safetensors", "original/model.safetensors"):
+        (half / name).write_bytes(b"x" * 1000)
     with HubServer({"org/Tiny-7M": half}) as hub:
         done = subprocess.run(
             [sys.executable, "-c", RUN, *command],
@@ -421,6 +425,8 @@ def test_adapter_alone_whose_base_is_on_the_hub(half: Path, tmp_path: Path) -> N
         )
         assert done.returncode == 0, done.stderr
         assert sha256_file(target) == wanted
+        asked = " ".join(request.path for request in hub.requests)
+        assert "consolidated" not in asked and "original" not in asked
         make_adapter(adapter, pair(Q, 64, 64), base_model_name_or_path="org/Tiny-7M", revision="v9")
         done = subprocess.run(
             [sys.executable, "-c", RUN, *command, "--force"],

@@ -15,6 +15,8 @@ from rfctl.core.progress import SILENT, Reporter, Stage
 
 _SMALL = ("*.json", "*.txt", "*.jinja", "*.model", "README.md")
 _WEIGHTS = ("*.safetensors",)
+# The same weights once more, in other layouts: no conversion reads them, and they are as large.
+_COPIES = ("consolidated*.safetensors", "*/*.safetensors")
 
 
 def download(
@@ -46,6 +48,7 @@ def download(
                 endpoint=url,
                 token=token or False,
                 allow_patterns=["config.json"] if config_only else [*_SMALL, *_WEIGHTS],
+                ignore_patterns=[*_COPIES],
                 local_files_only=offline,
                 tqdm_class=_make_bar(stage),
             )
