@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -367,9 +368,8 @@ def test_the_delimiter_of_a_table() -> None:
     assert markup.flatten_csv("one column\nvalue\n") == "one column: value"
 
 
-def test_pages_that_share_one_text_do_not_fill_the_memory(tmp_path: Path) -> None:
+def write_bomb(path: Path) -> Path:
     """Two thousand pages that are all the same stream: some kilobytes of file, any amount of text."""
-    path = tmp_path / "bomb.pdf"
     words = " ".join(f"(word{number}) Tj 0 -1 Td" for number in range(400))
     stream = f"BT /F1 1 Tf 10 290 Td {words} ET".encode()
     count = 2000
@@ -385,6 +385,11 @@ def test_pages_that_share_one_text_do_not_fill_the_memory(tmp_path: Path) -> Non
     for number, body in enumerate(objects, 1):
         data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
     path.write_bytes(data + b"trailer << /Root 1 0 R /Size 6 >>\n%%EOF\n")
+    return path
+
+
+def test_pages_that_share_one_text_do_not_fill_the_memory(tmp_path: Path) -> None:
+    path = write_bomb(tmp_path / "bomb.pdf")
     with pytest.raises(pdf.PdfError) as caught:
         for _ in pdf.read_pages(path, None, output=1 << 20):
             pass
@@ -398,3 +403,21 @@ def test_a_text_of_very_many_lines_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DocumentError) as caught:
         extract(path, "txt")
     assert caught.value.id == "document.too-much-text"
+
+
+def test_a_reader_that_is_busy_ends_with_its_engine(tmp_path: Path) -> None:
+    reader = subprocess.Popen(
+        [sys.executable, "-P", "-m", "rfctl.engine.text.pdf_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert reader.stdin is not None and reader.stdout is not None
+    request = {"path": str(write_bomb(tmp_path / "bomb.pdf")), "pages": None, "memory": 0}
+    reader.stdin.write(json.dumps(request).encode() + b"\n")
+    reader.stdin.flush()
+    # Nobody reads what it says, so it hangs, as it would in a page that never ends.
+    with pytest.raises(subprocess.TimeoutExpired):
+        reader.wait(2)
+    reader.stdin.close()
+    assert reader.wait(10) == 1
+    reader.stdout.close()

@@ -70,8 +70,9 @@ def read_pages(
         wanted = None if ranges is None else [list(pair) for pair in ranges]
         request = {"path": str(path), "pages": wanted, "memory": memory}
         with contextlib.suppress(OSError):
+            # Left open: the child ends when this process does and its stdin with it.
             process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.close()
+            process.stdin.flush()
         yield from _receive(process, lines, trouble, page_timeout, output)
     finally:
         done.set()

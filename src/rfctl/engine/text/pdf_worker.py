@@ -2,11 +2,11 @@
 
 PDFium is not thread-safe and meets hostile files, so it never runs in the engine's own process.
 
-Protocol, UTF-8 JSON, one object per line. stdin: {"path", "pages": [[first, end], ...] or null (1-based, end
-exclusive), "memory": bytes or 0}. stdout: {"total": pages to come}, then for each page {"number", "width",
-"height", "lines": [[text, x0, x1, top, bottom], ...]} (PDF points, origin top left), then {"done": true}; or
-at any point {"error": id without the prefix `document.`, "detail": text}. Unknown failures end the process
-with a trace on stderr.
+The end of stdin ends the process. Protocol, UTF-8 JSON, one object per line. stdin: {"path", "pages":
+[[first, end], ...] or null (1-based, end exclusive), "memory": bytes or 0}. stdout: {"total": pages to come},
+then for each page {"number", "width", "height", "lines": [[text, x0, x1, top, bottom], ...]} (PDF points,
+origin top left), then {"done": true}; or at any point {"error": id without the prefix `document.`, "detail":
+text}. Unknown failures end the process with a trace on stderr.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +33,7 @@ MAX_CHARACTERS = 2_000_000
 def serve() -> None:
     """Answer the one request on stdin."""
     request = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_memory(int(request.get("memory") or 0))
     try:
         document = pypdfium2.PdfDocument(request["path"])
@@ -60,6 +63,14 @@ def serve() -> None:
             text_page.close()
             page.close()
     _send({"done": True})
+
+
+def _end_with_parent() -> None:
+    """A page can keep PDFium busy for ever; nobody would stop it after a kill of the engine."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(1)
 
 
 def limit_memory(size: int) -> None:
