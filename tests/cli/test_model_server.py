@@ -148,6 +148,7 @@ def test_what_cannot_work_says_why_before_anything_is_registered(place: Place) -
     for arguments, code, id in cases:
         done = place.use(*arguments)
         assert (done.code, f"[{id}]" in done.err, done.out) == (code, True, ""), done.err
+    assert "why: Did you mean my/chat? It serves: " in place.use("my/chta", *base).err
     assert place.call("/providers") == []
     # Not reachable from here with the context given: then RAGFlow is asked, and says it too.
     away = place.use("m", "--provider", "vllm", "--model-url", CLOSED, "--context", "4096")

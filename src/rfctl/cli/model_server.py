@@ -12,6 +12,7 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.ragflow_model import list_addresses, read_secret
 from rfctl.core.error import AuthError, RfctlError, UsageError
+from rfctl.core.near import find_near
 
 if TYPE_CHECKING:
     from rfctl.ragflow_client.connection import Ragflow
@@ -59,8 +60,9 @@ def use_served(
     server, listed, reason = _ask(app, open_server(provider, url, read_secret(KEY)))
     row = next((one for one in listed if one.name == name), None)
     if row is None and not reason:
-        known = ", ".join(one.name for one in listed) or "-"
-        raise UsageError("provider.model-missing", name=name, url=server.url, known=known)
+        names = [one.name for one in listed]
+        known, near = ", ".join(names) or "-", find_near(name, names)
+        raise UsageError("provider.model-missing", name=name, url=server.url, known=known, near=near)
     limit = row.context if row is not None else 0
     if not context and not limit:
         detail = reason or app.out.text("provider.context-unsaid", url=server.url)
