@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from made_model import TEMPLATE, make_llama, write_shard
 
 from rfctl.cli.main import execute
+from rfctl.converter import source_run
 from rfctl.converter.check import check
 from rfctl.converter.check_adapter import guess_repository
 from rfctl.converter.convert import make_plan
@@ -67,6 +68,14 @@ def test_a_link_to_itself_ends(tmp_path: Path) -> None:
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     make_llama().write(tmp_path / "a" / "model")
     assert read_findings(tmp_path)["model.inside"]["nearest"] == tmp_path / "a" / "model"
+
+
+def test_a_large_folder_is_not_walked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_run, "_MOST_ENTRIES", 50)
+    for number in range(100):
+        (tmp_path / f"{number:03}").mkdir()
+        (tmp_path / f"{number:03}" / "config.json").write_text("{}", "utf-8")
+    assert 0 < len(source_run.find_models(tmp_path)) <= 50
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ Layouts: LLaMA-Factory 0.9 (`saves/MODEL/METHOD/RUN/checkpoint-N`), DeepSpeed Ze
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from rfctl.core.error import RfctlError
 
 _DATA = Path(__file__).parent / "data" / "distributed.toml"
 _CONFIGS = ("config.json", "adapter_config.json")
-_DEPTH, _MOST_FOLDERS = 4, 2000
+_DEPTH, _MOST_ENTRIES = 4, 20_000
 _NUMBER = re.compile(r"(\d{1,12})$")
 
 
@@ -26,25 +28,32 @@ def find_models(path: Path) -> list[str]:
     """Folders below `path` that hold a model or an adapter, relative to it: the nearest first, of one depth
     the one with the highest number first (the last checkpoint)."""
     found: list[tuple[int, int, str]] = []
-    level, seen = [path], 0
+    level, left = [path], _MOST_ENTRIES
     for depth in range(1, _DEPTH + 1):
         below: list[Path] = []
         for folder in level:
-            try:
-                below += [
-                    item for item in sorted(folder.iterdir()) if item.is_dir() and not item.is_symlink()
-                ]
-            except OSError:
-                continue  # not ours to read: it is not offered
-            seen += len(below)
-            if seen > _MOST_FOLDERS:
-                break
+            folders, left = _list_folders(folder, left)
+            below += folders
         for folder in below:
             if _is_model(folder):
                 number = _NUMBER.search(folder.name)
                 found.append((depth, -int(number[1]) if number else 0, folder.relative_to(path).as_posix()))
-        level = below[:_MOST_FOLDERS]
+        level = below
     return [name for _, _, name in sorted(found)]
+
+
+def _list_folders(path: Path, left: int) -> tuple[list[Path], int]:
+    """Folders in `path` that are no links, and how many of `left` entries may still be looked at."""
+    names = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in islice(entries, left):
+                left -= 1
+                if entry.is_dir(follow_symlinks=False):
+                    names.append(entry.name)
+    except OSError:
+        pass  # not ours to read: what is in it is not offered
+    return [path / name for name in sorted(names)], left
 
 
 def refuse_folder(path: Path, names: list[str]) -> RfctlError:
