@@ -149,6 +149,19 @@ def test_a_template_without_sense_is_refused(template: str) -> None:
         go_template.parse(template)
 
 
+def test_a_header_with_an_absurd_context_stops_no_other_model(
+    engine: Engine, tmp_path: Path, tiny_embedding: Path
+) -> None:
+    """The knowledge-base half lists every model of the store: none may break the list."""
+    engine.create("absurd", write_chat_model(tmp_path / "absurd.gguf", context_length=2**64 - 1))
+    engine.create("words", tiny_embedding)
+    key = {"Authorization": f"Bearer {daemon.read_api_key(engine.directory)}"}
+    with engine.client() as http:
+        body = {"name": "absurd", "embedding_model": "words:latest@local@Ollama"}
+        made = http.post("/api/v1/datasets", json=body, headers=key).json()
+        assert made["code"] == 0, made
+
+
 def test_a_header_of_very_many_values_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "many.gguf"
     pair = b"".join(struct.pack("<Q", 4) + b"%04x" % n + struct.pack("<IB", 0, 1) for n in range(1 << 16))

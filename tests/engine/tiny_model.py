@@ -46,7 +46,10 @@ def write_chat_model(
     writer.add_type("model")
     if block_count is not None:
         writer.add_block_count(block_count)
-    writer.add_context_length(context_length)
+    if context_length < 1 << 32:
+        writer.add_context_length(context_length)
+    else:
+        writer.add_uint64(f"{architecture}.context_length", context_length)
     writer.add_embedding_length(width)
     writer.add_feed_forward_length(hidden)
     writer.add_head_count(heads)

@@ -18,6 +18,7 @@ from rfctl.engine.ragflow.state import State
 SERVER_DEFAULT = 4096
 MAX_ANSWER = 512
 _KEPT_SECONDS = 30.0
+_MAX_DIGITS = 10
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 _CACHE = "limit"
 
@@ -47,7 +48,8 @@ async def find(state: State, target: Target) -> Limit:
         cache[key] = known
     parameters, trained = known[1]
     fixed = parameters.get("num_ctx", "")
-    context = int(fixed) if fixed.isdigit() and int(fixed) else min(trained or SERVER_DEFAULT, SERVER_DEFAULT)
+    number = int(fixed) if fixed.isascii() and fixed.isdigit() and len(fixed) < _MAX_DIGITS else 0
+    context = number or min(trained or SERVER_DEFAULT, SERVER_DEFAULT)
     if target.max_tokens > 0:
         context = min(context, target.max_tokens)
     return Limit(max(context, 64), frozenset(parameters))

@@ -16,6 +16,7 @@ from rfctl.engine.ragflow.state import State
 
 TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 DEFAULT_CONTEXT = 8192
+MAX_CONTEXT = 1 << 31
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -61,7 +62,10 @@ async def offer(state: State, provider: str, base_url: str, api_key: str) -> lis
     if provider == provider_store.OLLAMA:
         return await fetch(state, base_url, api_key)
     found = await served.list_models(state.http, base_url, api_key)
-    rows = (Listed(name, "", (kind,), size or DEFAULT_CONTEXT, ()) for name, kind, size in found)
+    rows = (
+        Listed(name, "", (kind,), size if 0 < size <= MAX_CONTEXT else DEFAULT_CONTEXT, ())
+        for name, kind, size in found
+    )
     return sorted(rows, key=lambda model: model.name)
 
 
@@ -103,14 +107,18 @@ def _models(answer: object) -> list[dict[str, object]]:
 def _describe(name: str, digest: str, shown: object) -> Listed:
     shown = shown if isinstance(shown, dict) else {}
     capabilities = shown.get("capabilities") or []
-    info = shown.get("model_info") or {}
+    info = shown.get("model_info")
+    info = info if isinstance(info, dict) else {}
     context = next((value for key, value in info.items() if key.endswith(".context_length")), None)
+    # The header is the model's own word: a number that fits into no column would stop every listing.
+    if not isinstance(context, int) or not 0 < context <= MAX_CONTEXT:
+        context = DEFAULT_CONTEXT
     types = ("embedding",) if "embedding" in capabilities else ("chat",)
     return Listed(
         name=name,
         digest=digest,
         model_types=types,
-        max_tokens=context if isinstance(context, int) else DEFAULT_CONTEXT,
+        max_tokens=context,
         features=("is_tools",) if "tools" in capabilities else (),
     )
 
