@@ -15,15 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_model import make_llama, make_qwen
 
+from rfctl.converter import tokenizer
 from rfctl.converter.check import CheckReport, check
 from rfctl.converter.check_hub import HubModel, check_repository
+from rfctl.converter.hparams import HParams
 from rfctl.converter.hub_reader import HubReader, RepoName
 from rfctl.converter.known_vocabulary import find_by_body, hash_form, read_head
 from rfctl.converter.pre_tokenizer import hash_pre_tokenizer
 from rfctl.converter.source import ModelSource
 from rfctl.converter.tokenizer import load_tokenizer
+from rfctl.converter.tokenizer_vocabulary import read_base_vocabulary
 
-KNOWN = ("qwen3", "r1qwen", "deepseek_v3", "llama3_1")
+KNOWN = ("qwen3", "r1qwen", "deepseek_v3", "llama3_1", "gemma")
 NAME = "org/Made-1B"
 ROWS = 151_936
 
@@ -34,12 +37,18 @@ def tokenizers(golden: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_the_recorded_ids_are_those_of_the_library(tokenizers: Path, name: str) -> None:
+def test_a_known_vocabulary_is_read_as_an_unknown_one(
+    tokenizers: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = ModelSource(tokenizers / name, {}, {})
-    quick, whole = load_tokenizer(source), load_tokenizer(source, encodes=True)
-    assert quick.known is not None and whole.known is None
+    quick = load_tokenizer(source)
+    assert quick.known is not None
+    found = read_base_vocabulary(quick, HParams({}))
+    monkeypatch.setattr(tokenizer, "find_by_body", lambda data: None)
+    whole = load_tokenizer(source)
+    assert whole.known is None
     assert hash_pre_tokenizer(quick) == hash_pre_tokenizer(whole)
-    assert quick.list_tokens() == whole.list_tokens()
+    assert found == read_base_vocabulary(whole, HParams({}))
     assert quick.merges == whole.merges
 
 
