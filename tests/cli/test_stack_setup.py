@@ -233,6 +233,13 @@ def test_several_models_are_not_guessed_between(day: Day, setup: Callable[..., A
 def test_no_server_and_no_ragflow(rfctl: Callable[..., Any], day: Day) -> None:
     done = rfctl("stack", "setup")
     assert (done.code, "[setup.no-server]" in done.err) == (2, True)
+    assert rfctl("stack", "init", "--size", "small", "--api-port", "9").code == 0
+    down = rfctl("stack", "setup")
+    assert (down.code, "[setup.stack-down]" in down.err, "next: rfctl stack up" in down.err) == (
+        3,
+        True,
+        True,
+    )
     env = {"RFCTL_ADMIN_PASSWORD": PASSWORD}
     done = rfctl("stack", "setup", "--url", day.ollama_url, "--email", "a@b.org", env=env)
     assert (done.code, "[ragflow.not-ragflow]" in done.err) == (2, True)

@@ -229,6 +229,20 @@ def volumes(stack: Stack) -> str:
     return stack.engine.docker("volume", "ls", "-q")
 
 
+def test_data_of_another_home_is_not_started_with_other_passwords(stack: Stack, tmp_path: Path) -> None:
+    stack.modes["minio"] = "dead"
+    assert stack("stack", "up", "--timeout", "20").code == 1
+    # One's own start that failed is tried again.
+    stack.modes.clear()
+    assert stack("stack", "up", "--timeout", "60").code == 0
+    other = {"RFCTL_HOME": str(tmp_path / "other")}
+    assert stack("stack", "init", "--size", "small", **other).code == 0
+    refused = stack("stack", "up", **other)
+    assert (refused.code, refused.err.split("]")[0]) == (7, "error[stack.foreign-data")
+    assert "rfctl_mysql_data" in refused.err
+    assert running(stack) == ALL
+
+
 def test_an_upgrade_and_the_way_back(stack: Stack) -> None:
     for tag in ("v0.26.0", "v0.27.0"):
         stack.engine.docker("tag", IMAGE, f"rfctl-test/ragflow:{tag}")

@@ -14,7 +14,7 @@ from rfctl.cli.config import edit
 from rfctl.cli.model_server import PROVIDERS, use_served
 from rfctl.cli.ragflow_model import choose_entry, find_address, specify, warm
 from rfctl.cli.stack_account import Key, Place, find_key, find_place, open_page
-from rfctl.core.error import UsageError
+from rfctl.core.error import UnreachableError, UsageError
 from rfctl.stack.ollama_address import PORT, local_url
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ def setup(
     with Ragflow(Api(place.url, None)) as stranger:
         from rfctl.ragflow_client.server import read_version
 
-        read_version(stranger.api)  # refuses what is no RAGFlow before a password goes there
+        try:
+            read_version(stranger.api)  # refuses what is no RAGFlow before a password goes there
+        except UnreachableError as error:
+            if not place.env:
+                raise
+            raise UnreachableError("setup.stack-down", url=place.url) from error
     key = find_key(app, place, email, register=not no_register)
     with Ragflow(Api(place.url, key.secret)) as ragflow:
         if ragflow.server.is_embedded:

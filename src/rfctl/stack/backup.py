@@ -18,6 +18,7 @@ from rfctl.core.error import RfctlError, UsageError
 from rfctl.core.file import sync_directory, write_atomic
 from rfctl.core.progress import SILENT, Reporter
 from rfctl.core.version import __version__
+from rfctl.stack.claim import note_claim
 from rfctl.stack.compose import Compose
 from rfctl.stack.container import find_running, start_containers, stop_containers
 from rfctl.stack.image import inspect_project, running_images, wanted_images
@@ -160,6 +161,7 @@ def _restore(compose: Compose, manifest: Manifest, reporter: Reporter) -> Restor
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(project.unfinished_file, f"{manifest.folder}\n".encode(), mode=0o600)
         settings = _restore_settings(project, manifest.folder)
+        note_claim(project)
         name = compose.name
         helper = _helper_image(manifest, name, environment)
         remove_helpers(name, environment)

@@ -19,6 +19,7 @@ from rfctl.core.redact import redact
 from rfctl.stack.check_docker import service_name
 from rfctl.stack.check_stack import describe
 from rfctl.stack.child import run
+from rfctl.stack.claim import claim_data
 from rfctl.stack.compose import QUICK_SECONDS, Compose, explain
 from rfctl.stack.image import changes, inspect_project, record_images, running_images, wanted_images
 from rfctl.stack.project import Project, missing_values, parse_env, secret_faults
@@ -83,8 +84,8 @@ def up(
     timeout: seconds for the start alone.
     What a killed backup left stopped is started with the rest, and its part is removed.
     Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RefusedError (`stack.upgrade-first`,
-    `stack.restore-unfinished`, `stack.busy`), RfctlError with an id of the failure (`stack.secret-missing`,
-    `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
+    `stack.restore-unfinished`, `stack.busy`, `stack.foreign-data`), RfctlError with an id of the failure
+    (`stack.secret-missing`, `stack.port-taken`, `stack.oom`, `stack.loop`, ...), UnreachableError.
     """
     values = compose.project.read()
     if missing := missing_values(values):
@@ -99,6 +100,7 @@ def up(
     require_idle(compose.project)
     _require_whole(compose.project)
     wanted = wanted_images(compose)
+    claim_data(compose)
     if not is_upgrade:
         _require_same_images(compose, wanted)
     # Apart from the start, because a slow line takes longer than any database.

@@ -87,6 +87,11 @@ class Project:
         return self.directory / "images.json"
 
     @property
+    def claim_file(self) -> Path:
+        """There once the volumes of the project are this home's."""
+        return self.directory / "volumes.own"
+
+    @property
     def unfinished_file(self) -> Path:
         """There while a restore is under way: the volumes hold half of the data."""
         return self.directory / "restore.unfinished"
