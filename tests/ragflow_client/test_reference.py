@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rfctl.ragflow_client.answer import join_frames
 from rfctl.ragflow_client.failure import ServerError
+from rfctl.ragflow_client.record import number, whole
 from rfctl.ragflow_client.reference import MarkWriter, number_sources, read_source
 
 CHUNKS: list[dict[str, Any]] = [
@@ -123,3 +125,13 @@ def test_thoughts_are_kept_apart_and_errors_raised() -> None:
     assert (whole, shown) == ("<think>hmm</think>Hello", ["Hello"])
     with pytest.raises(ServerError, match=r"chat\.model-failed"):
         join_frames([{"answer": "**ERROR**: model not found", "final": False}])
+
+
+@pytest.mark.parametrize("text", ["Infinity", "-Infinity", "NaN", "1e999", "1" + "0" * 400, "true", '"1"'])
+def test_numbers_that_are_none(text: str) -> None:
+    """Python's JSON takes them all, and what is counted with them would end in a traceback."""
+    value = json.loads(text)
+    assert (whole({"a": value}, "a"), number({"a": value}, "a")) == (0, 0.0)
+    chunk = {"content": "text", "document_name": "a.pdf", "positions": [[value, 1, 2, 3, 4]]}
+    _, sources = number_sources("[ID:0] and [ID:" + "9" * 5000 + "]", [chunk])
+    assert len(sources) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from rfctl.core.error import RfctlError
 from rfctl.ragflow_client.failure import ServerError, shorten
@@ -21,12 +21,17 @@ def text(record: Mapping[str, Any], key: str) -> str:
 
 def whole(record: Mapping[str, Any], key: str) -> int:
     value = record.get(key)
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    return int(value) if is_number(value) else 0
 
 
 def number(record: Mapping[str, Any], key: str) -> float:
     value = record.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    return float(value) if is_number(value) else 0.0
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """A number that fits into 64 bits: JSON as Python reads it has Infinity, NaN and any number of digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rfctl.ragflow_client.record import number, text
+from rfctl.ragflow_client.record import is_number, number, text
 
 # [ID:3], [ID: 3], [3] is left alone; ##3$$ is the form of RAGFlow before 0.20.
 _MARK = re.compile(r"\s?\[ID\s*:?\s*(\d+)\]|\s?\(ID\s*:\s*(\d+)\)|\s?##(\d+)\$\$", re.IGNORECASE)
@@ -128,7 +128,8 @@ class MarkWriter:
 
 
 def _number(match: re.Match[str], order: list[int], limit: int) -> str:
-    index = int(next(group for group in match.groups() if group))
+    digits = next(group for group in match.groups() if group)
+    index = int(digits) if len(digits) < 10 else limit
     if index >= limit:
         return ""
     if index not in order:
@@ -144,7 +145,7 @@ def _boxes(positions: object) -> tuple[Box, ...]:
     for entry in positions:
         if not isinstance(entry, list) or len(entry) != 5:
             continue
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in entry):
+        if not all(is_number(value) for value in entry):
             continue
         page, left, right, top, bottom = entry
         if page >= 1:

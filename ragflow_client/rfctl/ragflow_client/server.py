@@ -15,7 +15,7 @@ from rfctl.ragflow_client.transport import Api
 
 OLDEST = (0, 25)
 PINNED = (0, 27)
-_VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 _EMBEDDED = re.compile(r"-rfctl(\S*)$")
 
 
