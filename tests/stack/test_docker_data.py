@@ -240,7 +240,11 @@ def test_data_of_another_home_is_not_started_with_other_passwords(stack: Stack, 
     refused = stack("stack", "up", **other)
     assert (refused.code, refused.err.split("]")[0]) == (7, "error[stack.foreign-data")
     assert "rfctl_mysql_data" in refused.err
+    assert "then: rfctl stack up --own-data" in refused.err
     assert running(stack) == ALL
+    (tmp_path / "other" / "data" / "stack" / "stack.env").write_bytes(stack.env_file.read_bytes())
+    assert stack("stack", "up", "--own-data", "--timeout", "60", **other).code == 0
+    assert stack("stack", "up", "--timeout", "60", **other).code == 0
 
 
 def test_an_upgrade_and_the_way_back(stack: Stack) -> None:

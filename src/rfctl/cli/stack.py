@@ -73,14 +73,17 @@ def init(
 )
 @click.option("--executors", type=click.IntRange(0, 64), default=0, metavar="N")
 @click.option("--i-know", is_flag=True)
-def up(app: App, timeout: int, executors: int, i_know: bool) -> None:
+@click.option("--own-data", is_flag=True)
+def up(app: App, timeout: int, executors: int, i_know: bool, own_data: bool) -> None:
     """Downloads about 5 GB of images the first time."""
     compose = stack_compose(app, extra=("executors",) if executors else ())
     project = compose.project
     host = project.read().get("RFCTL_BIND", "127.0.0.1")
     if not is_loopback_address(host) and "tls" not in project.addons() and not i_know:
         raise RefusedError("stack.exposed-refused", host=host)
-    status = lifecycle.up(compose, timeout=timeout, executors=executors, reporter=app.reporter())
+    status = lifecycle.up(
+        compose, timeout=timeout, executors=executors, owns_data=own_data, reporter=app.reporter()
+    )
     app.out.report(status)
     print_services(app, status)
     if status.cut_off:

@@ -13,13 +13,17 @@ from rfctl.stack.project import Project
 from rfctl.stack.volume import list_volumes
 
 
-def claim_data(compose: Compose) -> None:
-    """To be called before the first start. Raises RefusedError `stack.foreign-data`, RfctlError."""
+def claim_data(compose: Compose, *, is_known: bool = False) -> None:
+    """To be called before the first start. is_known: somebody says that the settings fit the data.
+
+    Raises RefusedError `stack.foreign-data`, RfctlError.
+    """
     project = compose.project
     # Homes of before this note was made have the record of a start.
     if project.claim_file.exists() or project.images_file.exists():
         return
-    if volumes := list_volumes(compose.name, compose.environment):
+    volumes = list_volumes(compose.name, compose.environment)
+    if volumes and not is_known:
         name, found = compose.name, ", ".join(volume.full for volume in volumes)
         raise RefusedError("stack.foreign-data", name=name, volumes=found, path=project.env_file)
     note_claim(project)

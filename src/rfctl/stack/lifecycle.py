@@ -77,11 +77,12 @@ def up(
     timeout: float = UP_SECONDS,
     executors: int = 0,
     is_upgrade: bool = False,
+    owns_data: bool = False,
     reporter: Reporter = SILENT,
 ) -> Status:
     """Download what is missing, start everything, and return when all of it is healthy.
 
-    timeout: seconds for the start alone.
+    timeout: seconds for the start alone; owns_data: data that another home made is started too.
     What a killed backup left stopped is started with the rest, and its part is removed.
     Raises UsageError (`stack.not-initialised`, `stack.no-docker`), RefusedError (`stack.upgrade-first`,
     `stack.restore-unfinished`, `stack.busy`, `stack.foreign-data`), RfctlError with an id of the failure
@@ -100,7 +101,7 @@ def up(
     require_idle(compose.project)
     _require_whole(compose.project)
     wanted = wanted_images(compose)
-    claim_data(compose)
+    claim_data(compose, is_known=owns_data)
     if not is_upgrade:
         _require_same_images(compose, wanted)
     # Apart from the start, because a slow line takes longer than any database.
