@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,9 +48,14 @@ def test_the_demo_ends_with_answers_whose_pages_hold_them(
     assert report["document"]["status"] == "parsed" and report["document"]["pages"] == 10
 
     # The same again finds everything in its place, in both languages.
-    again = engine("demo", *arguments, "--lang", "zh", timeout=600)
+    # Whose PATH does not have rfctl, as after `make demo`, is told how it gets there.
+    bare = {"PATH": str(environment["HOME"])}
+    again = engine("demo", *arguments, "--lang", "zh", env=bare, timeout=600)
     assert again.code == 0, again.err
     assert "manual.pdf" in again.out and "回答：" in again.out and "模型还得到的分块：" in again.out
+    assert ("之后才能直接输入 rfctl：" in again.out) == any(
+        (Path(sys.prefix) / script).is_file() for script in ("bin/activate", "Scripts/Activate.ps1")
+    )
 
 
 def test_paris_and_the_vectors_of_torch(

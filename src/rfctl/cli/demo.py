@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +16,7 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.output import human_bytes
+from rfctl.core.catalog import quote_path
 from rfctl.core.data import data_folder
 from rfctl.core.error import RfctlError
 
@@ -228,6 +232,20 @@ def _print_turn(app: App, turn: Turn) -> None:
     app.out.line(f"{turn.seconds:7.1f} s")
 
 
+def _find_activation() -> str:
+    """The command after which a shell finds `rfctl`; "" where it does already, or there is no such command.
+
+    `make demo` calls it by its path, and `uv run` puts it on the path of its own child only.
+    """
+    if shutil.which("rfctl") and "UV_RUN_RECURSION_DEPTH" not in os.environ:
+        return ""
+    folder = Path(sys.prefix) / ("Scripts" if os.name == "nt" else "bin")
+    script = folder / ("Activate.ps1" if os.name == "nt" else "activate")
+    if not script.is_file():
+        return ""
+    return quote_path(script) if os.name == "nt" else f". {quote_path(script)}"
+
+
 def _print_end(app: App, names: Names, seconds: float, *, is_small: bool) -> None:
     out = app.out
     out.line()
@@ -243,5 +261,7 @@ def _print_end(app: App, names: Names, seconds: float, *, is_small: bool) -> Non
         ("rfctl engine stop", "demo.next-stop"),
     ):
         out.line(f"  {text.ljust(52)}  {out.text(id)}")
+    if hint := _find_activation():
+        out.say("demo.not-on-path", command=hint)
     out.line()
     out.say("demo.total", seconds=seconds)
