@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
-from ragflow_bench import Bench
+from ragflow_bench import KEY, Bench
 
 from rfctl.core.error import RfctlError, UsageError
 from rfctl.ragflow_client.chat_option import SYSTEM, ChatOptions, escape_braces
@@ -210,3 +211,30 @@ def test_a_wrong_key_and_a_wrong_server_are_told_apart(engine: Bench) -> None:
     with pytest.raises(RfctlError) as caught:
         connect(engine.double_url, "ragflow-wrong")
     assert (caught.value.id, caught.value.exit_code) == ("ragflow.not-ragflow", 2)
+
+
+def test_uploads_of_one_file_at_once_leave_one_document(engine: Bench, tmp_path: Path) -> None:
+    """The server takes them all and makes a(1).txt: who came later sees it and gives way."""
+    path = tmp_path / "race.txt"
+    path.write_text("The launch code name is Heron.", "utf-8")
+    count = 4
+    start = threading.Barrier(count)
+    seen: list[str] = []
+
+    def upload() -> None:
+        with connect(engine.url, KEY) as mine:
+            target = mine.dataset("Race")
+            start.wait(30)
+            seen.extend(one.status for one in mine.upload(target, [path], patience=QUICK).items)
+
+    with connect(engine.url, KEY) as ragflow:
+        ragflow.ensure_models(ollama_url=engine.double_url, embedding=ModelSpec("all-minilm", 512))
+        dataset, _ = ragflow.create_dataset("Race")
+        threads = [threading.Thread(target=upload) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert [(one.name, one.run) for one in ragflow.documents(dataset)] == [("race.txt", "DONE")]
+        assert len(seen) == count and set(seen) <= {"parsed", "unchanged"}
+        ragflow.remove_dataset(ragflow.dataset("Race"))

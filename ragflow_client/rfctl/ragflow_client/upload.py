@@ -160,7 +160,33 @@ def _place(run: Run, job: Job) -> None:
             return
     job.document = _send(run, job)
     job.is_new = True
-    job.rename = job.document.name != name
+    if job.document.name != name and namesake is None:
+        _give_way(run, job)
+    job.rename = job.document is not None and job.document.name != name
+
+
+def _give_way(run: Run, job: Job) -> None:
+    """The server gave another name: somebody else has put a document of ours there since we looked.
+
+    Theirs stays if it has our content, else it is an obstacle like any other. Only who came later is told so,
+    so never both give way.
+    """
+    assert job.document is not None
+    name = job.look.name
+    found = list_documents(run.api, run.dataset, keywords=Path(name).stem)
+    other = next((one for one in found if one.name.casefold() == name.casefold()), None)
+    if other is None:
+        return
+    if same_content(run.api, run.dataset, other, job.path):
+        remove_documents(run.api, run.dataset, [job.document])
+        job.document, job.is_new = other, False
+        job.unchanged = other.is_searchable or not run.parse
+    elif run.replace:
+        job.replaced = other
+    else:
+        remove_documents(run.api, run.dataset, [job.document])
+        job.document, job.is_new = None, False
+        job.cause = Cause("upload.name-taken", {"name": name, "dataset": run.dataset.name, "path": job.path})
 
 
 def _send(run: Run, job: Job) -> Document:
