@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from rfctl.core.catalog import LANGUAGES, entries, render
 from rfctl.core.error import UsageError
-from rfctl.stack.check import GROUPS, Finding, Verdict, _find, checks, examine
+from rfctl.stack.check import GROUPS, Finding, Verdict
 from rfctl.stack.check_network import listeners
 from rfctl.stack.child import decode
 from rfctl.stack.evidence import Evidence
+from rfctl.stack.examination import _find, checks, examine
 from rfctl.stack.fix import _ACTIONS, intention, possible, repair
 from rfctl.stack.project import Project, initialise
 
@@ -412,7 +413,7 @@ def test_fix_asks_first_and_then_closes_the_store(
 def test_checks_are_pure(tmp_path: Path) -> None:
     """No check module may start programs, open sockets or read files."""
     program = (
-        "import sys; from rfctl.stack.check import checks; checks(); "
+        "import sys; from rfctl.stack.examination import checks; checks(); "
         "print(sorted({'httpx', 'socket', 'rfctl.stack.collector'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)

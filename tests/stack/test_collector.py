@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from rfctl.stack import collector_http
-from rfctl.stack.check import Verdict, examine
+from rfctl.stack.check import Verdict
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.collector_http import collect_ollama, collect_ragflow
 from rfctl.stack.collector_windows import collect_windows
 from rfctl.stack.evidence import write_report
+from rfctl.stack.examination import examine
 from rfctl.stack.project import SECRETS, Project, initialise
 from rfctl.stack.windows import read_distributions, read_excluded
 

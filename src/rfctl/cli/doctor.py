@@ -19,9 +19,10 @@ from rfctl.core.credential import find_ragflow_key
 from rfctl.core.error import RfctlError, VerdictError
 from rfctl.core.version import __version__
 from rfctl.stack.adopt import adopted_name
-from rfctl.stack.check import Finding, Verdict, checks, examine, require_known
+from rfctl.stack.check import Finding, Verdict
 from rfctl.stack.collector import Target, collect
 from rfctl.stack.evidence import Evidence, write_report
+from rfctl.stack.examination import checks, examine, require_known
 from rfctl.stack.fix import intention, possible, repair
 
 # The services' own names for the groups that are about them.
