@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,13 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(home: Path) -> dict[str, str]:
-    """A pinned environment: English, no colour, 100 columns, a home of its own, nothing configured."""
+def environment(home: Path) -> Iterator[dict[str, str]]:
+    """A pinned environment: English, no colour, 100 columns, a home of its own, nothing configured.
+
+    An engine that a command has started there does not outlive the test.
+    """
     keep = ("PATH", "SYSTEMROOT", "TMPDIR", "LD_LIBRARY_PATH", "RFCTL_SHARED")
-    return {name: os.environ[name] for name in keep if name in os.environ} | {
+    yield {name: os.environ[name] for name in keep if name in os.environ} | {
         "HOME": str(home),
         "RFCTL_HOME": str(home / "rfctl"),
         "RFCTL_LANG": "en",
@@ -97,6 +100,11 @@ def environment(home: Path) -> dict[str, str]:
         "COLUMNS": "100",
         "PYTHONUTF8": "1",
     }
+    engine = home / "rfctl" / "data" / "engine"
+    if engine.is_dir():
+        from rfctl.engine import daemon
+
+        daemon.stop(engine)
 
 
 @pytest.fixture
