@@ -21,6 +21,7 @@ from rfctl.ragflow_client.transport import Api
 
 _QUEUE = re.compile(r"(\d+) tasks? (?:is|are) ahead in the queue")
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s+")
+_UNKNOWN = re.compile(r"\[WARNING\]\[upload\.letters-unknown\]: (\d{1,3})%")
 _BUSY = "currently being processed"
 _NO_ANSWER = ("ragflow.not-api", "ragflow.answer-broken", "ragflow.http-status")
 _FINISHED = ("DONE", "FAIL", "CANCEL")
@@ -168,6 +169,12 @@ def last_error(log: str) -> str:
     lines = [_CLOCK.sub("", line.strip()) for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if "[ERROR]" in line]
     return shorten((errors or lines or [""])[-1])
+
+
+def unknown_letters(log: str) -> int:
+    """Percentage of the letters that the embedding model does not know, where rfctl's engine says it, else 0."""
+    found = _UNKNOWN.search(log)
+    return min(100, int(found[1])) if found else 0
 
 
 def describe(document: Document) -> str:

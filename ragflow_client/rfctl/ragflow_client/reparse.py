@@ -12,7 +12,7 @@ from rfctl.core.progress import SILENT, Reporter
 from rfctl.ragflow_client.dataset import Dataset, read_options
 from rfctl.ragflow_client.document import Document, find_documents, list_documents
 from rfctl.ragflow_client.failure import Cause, explain
-from rfctl.ragflow_client.parse import Outcome, Patience, Waiting, start_parsing, wait_parsed
+from rfctl.ragflow_client.parse import Outcome, Patience, Waiting, start_parsing, unknown_letters, wait_parsed
 from rfctl.ragflow_client.record import check_ids
 from rfctl.ragflow_client.report import UploadItem, UploadReport
 from rfctl.ragflow_client.transport import Api
@@ -78,4 +78,5 @@ def _report(before: Document, outcome: Outcome | None, refused: Cause | None) ->
         seconds=after.seconds,
         document_id=before.id,
         cause=cause,
+        unknown_letters=unknown_letters(after.log) if cause is None else 0,
     )

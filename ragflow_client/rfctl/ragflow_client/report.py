@@ -19,6 +19,7 @@ class UploadItem:
     pages, text_pages   pages of a PDF (0: not a PDF), and the estimate of those with a text layer
     seconds             the server's time for parsing; cause is set exactly when status is "failed"
     source              the web address that it was fetched from, "" for a file of this machine
+    unknown_letters     percentage of its letters unknown to the embedding model (0: few, or nobody said)
     """
 
     path: Path
@@ -32,6 +33,7 @@ class UploadItem:
     document_id: str = ""
     cause: Cause | None = None
     source: str = ""
+    unknown_letters: int = 0
 
 
 @dataclass(frozen=True)

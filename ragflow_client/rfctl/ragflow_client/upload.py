@@ -28,7 +28,7 @@ from rfctl.ragflow_client.double import doubles_of, find_doubles, newcomers
 from rfctl.ragflow_client.failure import Cause, ServerError, UncertainError, explain
 from rfctl.ragflow_client.inventory import Inventory
 from rfctl.ragflow_client.job import Job, Run
-from rfctl.ragflow_client.parse import Outcome, Patience, Waiting, start_parsing, wait_parsed
+from rfctl.ragflow_client.parse import Outcome, Patience, Waiting, start_parsing, unknown_letters, wait_parsed
 from rfctl.ragflow_client.record import record, records, text
 from rfctl.ragflow_client.report import Status, UploadItem, UploadReport
 from rfctl.ragflow_client.transport import Api
@@ -301,4 +301,5 @@ def _report(job: Job, dataset: Dataset, parse: bool) -> UploadItem:
         seconds=document.seconds if document else 0.0,
         document_id=document.id if document else "",
         cause=job.cause,
+        unknown_letters=unknown_letters(document.log) if document and job.started else 0,
     )

@@ -10,7 +10,7 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.kb import choose
-from rfctl.cli.kb_upload import describe, note_skipped, print_causes
+from rfctl.cli.kb_upload import describe, note_skipped, print_causes, warn_unknown_letters
 from rfctl.core.error import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def _print_report(app: App, report: SyncReport) -> None:
     rows += [(name, out.text("sync.removed"), "-") for name in report.removed]
     if rows:
         out.table([out.text(f"kb.column-{name}") for name in ("document", "result", "chunks")], rows)
+    warn_unknown_letters(app, report.changed)
     print_causes(app, report.failed)
     if rows:
         out.line()

@@ -91,13 +91,24 @@ def note_skipped(app: App, skipped: Mapping[str, int]) -> None:
 def describe(app: App, item: UploadItem) -> dict[str, Any]:
     """An item of a report as JSON, its cause as a text in the user's language."""
     described: dict[str, Any] = {key: value for key, value in vars(item).items() if key != "cause"}
-    if not item.source:
-        del described["source"]
+    for key in ("source", "unknown_letters"):
+        if not described[key]:
+            del described[key]
     described["error"] = None
     if item.cause is not None:
         text = item.cause.text(app.language)
         described["error"] = {"id": item.cause.id, **vars(text)}
     return described
+
+
+def warn_unknown_letters(app: App, items: Sequence[UploadItem]) -> None:
+    """Once for all documents that the embedding model cannot read."""
+    unread = [item for item in items if item.unknown_letters]
+    if unread:
+        worst = max(unread, key=lambda item: item.unknown_letters)
+        app.out.warn(
+            "upload.letters-unknown", name=worst.name, percent=worst.unknown_letters, count=len(unread)
+        )
 
 
 def print_causes(app: App, failed: Sequence[UploadItem]) -> None:
@@ -145,6 +156,7 @@ def print_upload(app: App, report: UploadReport) -> None:
             out.warn(
                 "kb.partly-scanned", name=item.name, pages=item.pages, empty=item.pages - item.text_pages
             )
+    warn_unknown_letters(app, report.items)
     print_causes(app, report.failed)
     out.line()
     done = len(report.items) - len(report.failed)

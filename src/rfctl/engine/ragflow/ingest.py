@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfctl.core.error import RfctlError
-from rfctl.engine.ragflow import chunk_store, dataset_store, limit, model
+from rfctl.engine.ragflow import alphabet, chunk_store, dataset_store, limit, model
 from rfctl.engine.ragflow.state import State
 from rfctl.engine.text import chunk, extract, token
 
@@ -223,6 +223,11 @@ async def _index(
     weight = float(config.get("filename_embd_weight") or TITLE_WEIGHT)
     title = (await model.embed(run.state, target, [document["name"]]))[0]
     await _check_dimension(run, document, title.size)
+    unknown = await alphabet.unknown_share(run.state, target, (piece.content for piece in chunks))
+    if unknown > alphabet.TOO_MANY:
+        # The command line knows this line by its id (`ragflow_client.parse.unknown_letters`).
+        text = f"[WARNING][upload.letters-unknown]: {unknown:.0%} of the letters are unknown to {target.name}"
+        await run.log(text, PARSED)
     embedding = indexing = 0.0
     for start in range(0, len(chunks), STORE_BATCH):
         batch = chunks[start : start + STORE_BATCH]
