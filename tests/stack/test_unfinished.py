@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfctl.core.error import RefusedError, RfctlError
+from rfctl.core.lock import FileLock
+from rfctl.stack.compose import Compose
 from rfctl.stack.image_lock import lock_files, remove_lock, write_lock
+from rfctl.stack.lifecycle import _clear_stop
 from rfctl.stack.project import Project
-from rfctl.stack.unfinished import CutOff, clear_stop, hold, note_stop, read_stop, require_idle
+from rfctl.stack.unfinished import CutOff, clear_part, clear_stop, hold, note_stop, read_stop, require_idle
 
 NOTE = "backup.unfinished"
 
@@ -40,11 +44,27 @@ def test_a_note_is_believed_only_when_its_writer_is_gone(tmp_path: Path) -> None
         assert caught.value.id == "stack.busy"
         with pytest.raises(RefusedError), hold(project):
             pass
+        # An `up` that ends while a backup has begun leaves that one's part alone.
+        assert (_clear_stop(Compose(project, {})), partial.exists()) == ("", True)
         writer.kill()
     assert read_stop(project) == CutOff(partial, ("a", "b"))
     require_idle(project)
+    assert clear_part(project) == CutOff(partial, ("a", "b"))
+    # The next backup may be killed too, before it has noted anything.
+    assert (partial.exists(), read_stop(project)) == (False, CutOff(partial, ("a", "b")))
     assert clear_stop(project) == CutOff(partial, ("a", "b"))
     assert (partial.exists(), read_stop(project), clear_stop(project)) == (False, None, None)
+
+
+def test_who_only_asks_does_not_refuse_a_backup(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    asking = FileLock(tmp_path / "work.lock")
+    assert asking.acquire()
+    timer = threading.Timer(0.15, asking.release)
+    timer.start()
+    with hold(project):
+        pass
+    timer.join()
 
 
 def test_a_note_never_removes_what_is_no_part_of_a_backup(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from rfctl.stack.image import inspect_project, running_images, wanted_images
 from rfctl.stack.image_lock import remove_lock, write_lock
 from rfctl.stack.manifest import MANIFEST, SETTINGS, Archive, Manifest, dump_manifest
 from rfctl.stack.project import Project, parse_env
-from rfctl.stack.unfinished import clear_stop, forget_stop, hold, note_stop
+from rfctl.stack.unfinished import clear_part, clear_stop, forget_stop, hold, note_stop
 from rfctl.stack.volume import (
     Volume,
     fetch_image,
@@ -94,9 +94,11 @@ def _backup(
     engine = call_docker(environment, "version", "--format", "{{.Server.Version}}").strip()
     partial = folder.with_name(f".{folder.name}.partial")
     try:
+        # First, because the part of the one that was cut off may have the same name. Its note stays until the
+        # next one names its containers too.
+        before = clear_part(project)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True, mode=0o700)
-        before = clear_stop(project)
         running = find_running(name, environment, also=before.containers if before else ())
         note_stop(project, partial, running.ids)
         done = False

@@ -23,7 +23,7 @@ from rfctl.stack.claim import claim_data
 from rfctl.stack.compose import QUICK_SECONDS, Compose, explain
 from rfctl.stack.image import changes, inspect_project, record_images, running_images, wanted_images
 from rfctl.stack.project import Project, missing_values, parse_env, secret_faults
-from rfctl.stack.unfinished import clear_stop, read_stop, require_idle
+from rfctl.stack.unfinished import clear_stop, hold, read_stop, require_idle
 from rfctl.stack.volume import pull_images, remove_helpers
 
 UP_SECONDS = 1200.0
@@ -128,15 +128,21 @@ def up(
 
 
 def _clear_stop(compose: Compose) -> str:
-    """Remove what a killed backup left behind; the folder of its part, "" when there was none."""
+    """Remove what a killed backup left behind; the folder of its part, "" when there was none.
+
+    A backup that began while the containers came up is under way: its part is none that was left.
+    """
+    if read_stop(compose.project) is None:
+        return ""
     try:
-        found = clear_stop(compose.project)
+        with hold(compose.project):
+            found = clear_stop(compose.project)
+            remove_helpers(compose.name, compose.environment)
     except OSError as error:
         raise RfctlError("stack.unwritable", path=compose.project.directory, detail=str(error)) from error
-    if found is None:
+    except RefusedError:
         return ""
-    remove_helpers(compose.name, compose.environment)
-    return str(found.partial)
+    return str(found.partial) if found is not None else ""
 
 
 def _name_port(error: RfctlError, values: Mapping[str, str]) -> RfctlError:

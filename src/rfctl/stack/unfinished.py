@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from rfctl.core.lock import FileLock, is_locked
 from rfctl.stack.project import Project
 
 MAX_NOTE = 1 << 16
+# Who only asks whether work is under way holds the lock for an instant.
+PATIENCE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ def hold(project: Project) -> Iterator[None]:
     lock = FileLock(_lock(project))
     try:
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        taken = lock.acquire()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (taken := lock.acquire()) and time.monotonic() < deadline:
+            time.sleep(0.05)
     except OSError as error:
         raise RfctlError("stack.unwritable", path=project.directory, detail=str(error)) from error
     if not taken:
@@ -78,11 +83,17 @@ def read_stop(project: Project) -> CutOff | None:
     return _read(project)
 
 
-def clear_stop(project: Project) -> CutOff | None:
-    """Remove the note and the part that the backup left; what it said. Raises OSError."""
+def clear_part(project: Project) -> CutOff | None:
+    """Remove the part that a backup left, and keep its note; what it said. For who holds the lock."""
     found = _read(project)
     if found is not None and found.partial.name.startswith(".") and found.partial.name.endswith(".partial"):
         shutil.rmtree(found.partial, ignore_errors=True)
+    return found
+
+
+def clear_stop(project: Project) -> CutOff | None:
+    """Remove the note too. For who holds the lock. Raises OSError."""
+    found = clear_part(project)
     forget_stop(project)
     return found
 

@@ -74,7 +74,8 @@ def upgrade(
             path=folder or "-",
             exit_code=error.exit_code,
         ) from error
-    return Upgraded(found, folder, status)
+    # What our own backup left stopped was left on purpose.
+    return Upgraded(found, folder, dataclasses.replace(status, cut_off=""))
 
 
 def pin(compose: Compose) -> dict[str, str]:

@@ -102,8 +102,11 @@ def image_id(image: str, environment: Mapping[str, str]) -> str:
 def pull_images(
     images: Collection[str], environment: Mapping[str, str], *, reporter: Reporter = SILENT
 ) -> None:
-    """Download those that are not present, one after the other. Raises RfctlError."""
-    missing = [image for image in dict.fromkeys(images) if not image_id(image, environment)]
+    """Download those that are not present, one after the other; "" is one that Compose builds.
+
+    Raises RfctlError.
+    """
+    missing = [image for image in dict.fromkeys(images) if image and not image_id(image, environment)]
     if not missing:
         return
     with reporter.stage("stack.pulling", total=len(missing), unit="items") as stage:
