@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from ssh_server import SshServer, run_server
 
 from rfctl.core.error import RfctlError, UsageError
+from rfctl.stack import fetch_remote
 from rfctl.stack.fetch import fetch
-from rfctl.stack.fetch_remote import list_remote, parse_source
+from rfctl.stack.fetch_remote import Hashes, list_remote, parse_source
 from rfctl.stack.fetch_ssh import Source
 
 Run = Callable[..., Any]
@@ -103,6 +104,27 @@ def test_what_a_model_does_not_need_stays_there(bring: Run, remote: Path, tmp_pa
     here = tmp_path / "here" / remote.name
     assert names(here) == ["checkpoint-9/config.json", "model.gguf"]
     assert "error[bring.nothing]" in bring(remote, str(tmp_path / "none"), "--exclude", "*").err
+
+
+def test_a_big_file_is_hashed_while_it_comes_not_with_the_small_ones(
+    server: SshServer, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_remote, "_BIG_BYTES", 1 << 20)
+    (remote / "config.json").write_text("{}")
+    (remote / "vocab.txt").write_text("a")
+    place, calls = source(server, remote), []
+    real = fetch_remote.open_ssh
+    monkeypatch.setattr(fetch_remote, "open_ssh", lambda *words: calls.append(words[1]) or real(*words))
+    files = list_remote(place)
+    calls.clear()
+    with Hashes(place, files) as hashes:
+        for file in files:
+            hashes.begin(file)
+            assert hashes.get(file) == hashlib.sha256((remote / file.name).read_bytes()).hexdigest()
+    assert [("config.json" in one, "vocab.txt" in one, "model.gguf" in one) for one in calls] == [
+        (True, True, False),
+        (False, False, True),
+    ]
 
 
 def test_what_arrived_is_not_brought_again(server: SshServer, remote: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import click
 from rfctl.cli.app import App
 from rfctl.cli.command import command
 from rfctl.cli.output import human_bytes
+from rfctl.core.catalog import quote_path
 from rfctl.core.error import RfctlError
 
 
@@ -46,4 +46,4 @@ def fetch(
         size = human_bytes(one.size)
         app.out.say("bring.done" if one.is_new else "bring.same", path=one.path, size=size, sha256=one.sha256)
     first = str(found[-1].path if len(found) == 1 else folder / place.path.rpartition("/")[2])
-    app.out.note("bring.next", path=shlex.quote(f"./{first}" if first.startswith("-") else first))
+    app.out.note("bring.next", path=quote_path(f"./{first}" if first.startswith("-") else first))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -111,18 +111,15 @@ class Hashes:
                 self._learn([file], _read(session, self._seconds([file])))
             self._stack.close()
         if file.name not in self._known:
-            index = self._files.index(file)
-            for one in self._batches(self._files[index : index + _HASH_BATCH]):
-                self._ask(one)
+            self._ask(self._batch(file))
         return self._known[file.name]
 
-    @staticmethod
-    def _batches(files: Sequence[Remote]) -> Iterator[list[Remote]]:
-        """Small files together, a big one alone: its time limit is its own."""
-        small = [one for one in files if one.size < _BIG_BYTES]
-        if small:
-            yield small
-        yield from ([one] for one in files if one.size >= _BIG_BYTES)
+    def _batch(self, file: Remote) -> list[Remote]:
+        """Small files together. A big one alone: its time limit is its own, and `begin` asks in its turn."""
+        if file.size >= _BIG_BYTES:
+            return [file]
+        index = self._files.index(file)
+        return [one for one in self._files[index : index + _HASH_BATCH] if one.size < _BIG_BYTES]
 
     def _ask(self, files: Sequence[Remote]) -> None:
         self._learn(files, _capture(self._source, self._command(files), self._seconds(files)))
