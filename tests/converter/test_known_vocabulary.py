@@ -63,6 +63,20 @@ def test_one_changed_byte_is_another_vocabulary(tokenizers: Path) -> None:
     assert hash_form(changed) != hash_form(head.document)
 
 
+def test_a_setting_that_is_true_when_absent_is_not_one_that_is_false(tokenizers: Path) -> None:
+    """ByteLevel without `use_regex` splits once more, so the ids are others."""
+    data = (tokenizers / "qwen3" / "tokenizer.json").read_bytes()
+    at = data.index(b'"use_regex": false')
+    before = data.rindex(b",", 0, at)
+    changed = data[:before] + data[at + len(b'"use_regex": false') :]
+    assert find_by_body(data) is not None
+    assert find_by_body(changed) is None
+    said = data[:at] + b'"use_regex": true' + data[at + len(b'"use_regex": false') :]
+    heads = [read_head(one) for one in (changed, said)]
+    assert heads[0] is not None and heads[1] is not None
+    assert hash_form(heads[0].document) == hash_form(heads[1].document)
+
+
 def write_qwen(
     folder: Path, tokenizers: Path, change: Callable[[dict[str, Any]], None] | None = None
 ) -> Path:

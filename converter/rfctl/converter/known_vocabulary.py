@@ -25,8 +25,10 @@ STAND_IN = "\ufdd0"
 _DATA = Path(__file__).parent / "data" / "known-vocabulary.json"
 _KEY = b'"vocab"'
 _MOST_TRIES = 8
-# Settings that say the same when they are absent, and one that moves no token.
+# Settings that say the same when they are absent, and one that moves no token. What is true when it is absent
+# (tokenizers 0.22, pre_tokenizers/byte_level.rs and metaspace.rs) is said where a file does not say it.
 _NEUTRAL = (None, False, "")
+_TRUE_IF_ABSENT = {"ByteLevel": {"use_regex": True}, "Metaspace": {"split": True}}
 _UNRELATED = "trim_offsets"
 
 
@@ -138,8 +140,10 @@ def _describe(
 
 
 def _plain(value: Any) -> Any:
-    """Without what says nothing."""
+    """Without what says nothing, and with what is meant where nothing is said."""
     if isinstance(value, dict):
+        kind = value.get("type")
+        value = (_TRUE_IF_ABSENT.get(kind, {}) if isinstance(kind, str) else {}) | value
         plain = {key: _plain(item) for key, item in value.items() if key != _UNRELATED}
         return {key: item for key, item in plain.items() if not _is_neutral(item)}
     return [_plain(item) for item in value] if isinstance(value, list) else value
