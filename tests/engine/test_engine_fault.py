@@ -19,7 +19,7 @@ import pytest
 from engine_process import Engine
 from tiny_model import write_chat_model
 
-from rfctl.engine import daemon
+from rfctl.engine import daemon, worker
 from rfctl.engine.home import EngineError
 from rfctl.ollama.name import parse_name
 from rfctl.ollama.store import ModelStore
@@ -344,3 +344,16 @@ def test_a_taken_port_and_an_address_of_elsewhere_are_told_as_such(tmp_path: Pat
         daemon.start(tmp_path, host="192.0.2.1")
     assert caught.value.id == "engine.port-taken"
     assert not daemon.status(tmp_path).running
+
+
+def test_copies_of_a_sliding_window_stay_far_below_the_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp keeps one for every turn of a conversation; one of Gemma 3 27B has 52 layers, 1024 tokens,
+    16 heads of 128 numbers, keys and values in two bytes."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    for name in ("OMP_WAIT_POLICY", "GGML_NO_BACKTRACE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(xllamacpp, "Server", lambda params: params)
+    numbers = dict.fromkeys(("num_ctx", "num_batch", "num_ubatch", "num_keep", "num_thread"), 1)
+    params = worker._load({"path": "a", "is_embedding": False, "api_key": "k", **numbers})
+    largest = 52 * 1024 * 16 * 128 * 2 * 2
+    assert 0 < params.n_ctx_checkpoints * largest < worker._SPARE_BYTES / 2

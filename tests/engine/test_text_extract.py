@@ -365,6 +365,7 @@ def test_the_delimiter_of_a_table() -> None:
         == "name: A; note: x, y, z\nname: B; note: p, q"
     )
     assert markup.flatten_csv("a|b\n1|2\n") == "a: 1; b: 2"
+    assert markup.flatten_csv('a, "b, c"\n1, "2, 3"\n4, "5, 6"\n') == "a: 1; b, c: 2, 3\na: 4; b, c: 5, 6"
     assert markup.flatten_csv("one column\nvalue\n") == "one column: value"
 
 

@@ -69,6 +69,9 @@ def _load(spec: dict[str, Any]) -> Any:
     params.api_keys = [spec["api_key"]]
     # The default host prompt cache grows to 8 GiB.
     params.cache_ram_mib = 0
+    # Each is a copy of a sliding window or a recurrent state, some 400 MB for 27B: 32 would fill the memory
+    # in one long conversation, and the limit below would end the worker.
+    params.n_ctx_checkpoints = 4
     params.prefill_assistant = False
     params.warmup = False
     params.offline = True

@@ -69,7 +69,9 @@ def _check(text: str) -> str:
 def flatten_csv(text: str) -> str:
     """One line per record, `header: value; header: value` below a header row."""
     try:
-        reader = csv.reader(io.StringIO(text), delimiter=_find_delimiter(text[:_SAMPLE]))
+        # A blank behind a delimiter is no part of a cell: before a quote it would make two cells of one.
+        delimiter = _find_delimiter(text[:_SAMPLE])
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
         rows = [row for row in reader if any(cell.strip() for cell in row)]
     except csv.Error:
         return text
