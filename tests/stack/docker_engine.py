@@ -196,6 +196,22 @@ def _empty_root() -> bytes:
     return buffer.getvalue()
 
 
+def _mounts(*folders: str) -> list[str]:
+    programs = (f"/usr/{name}" for name in ("bin", "lib", "lib64"))
+    shown = dict.fromkeys([*filter(os.path.exists, programs), *folders])
+    return [f"{STUB}:/stub:ro", *(f"{folder}:{folder}:ro" for folder in shown)]
+
+
+def real_server(role: str) -> dict[str, Any]:
+    """Keys of a service in which rfctl's own engine answers as RAGFlow or Ollama; for `Stack.extra`."""
+    checkout = str(Path(__file__).parents[2])
+    return {
+        "entrypoint": [sys.executable, "/stub/real.py", role, checkout],
+        "volumes": _mounts(sys.prefix, sys.base_prefix, checkout),
+        "environment": {"PATH": "/stub/bin:/usr/bin", "PYTHONUNBUFFERED": "1", "HOME": "/tmp"},
+    }
+
+
 def write_override(
     path: Path,
     modes: dict[str, str],
@@ -208,16 +224,13 @@ def write_override(
 
     keep_check: False where the base file has no health checks to be changed; extra: further keys by service.
     """
-    mounts = [
-        f"/usr/{name}:/usr/{name}:ro" for name in ("bin", "lib", "lib64") if Path(f"/usr/{name}").exists()
-    ]
     document = {
         "services": {
             service: {
                 "image": (images or {}).get(service, IMAGE),
                 "entrypoint": ["/usr/bin/python3", "/stub/stub.py", service, modes.get(service, "ok")],
                 "environment": {"PATH": "/stub/bin:/usr/bin", "PYTHONUNBUFFERED": "1"},
-                "volumes": [*mounts, f"{STUB}:/stub:ro"],
+                "volumes": _mounts(),
                 # Patient with what shall get well, quick with what cannot.
                 "healthcheck": {
                     "interval": "500ms",
