@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rfctl.core.error import RefusedError, RfctlError, UsageError
 from rfctl.stack.change import change
 from rfctl.stack.child import Capture, run
+from rfctl.stack.claim import note_claim
 from rfctl.stack.compose import Compose, explain
 from rfctl.stack.project import (
     SECRETS,
@@ -55,6 +56,18 @@ def test_init_never_replaces_the_passwords_of_a_database(tmp_path: Path) -> None
     assert project.env_file.read_bytes() == before
     assert change(project).changed == ()
     assert project.env_file.read_bytes() == before
+
+
+def test_new_passwords_do_not_claim_the_data_of_the_old_ones(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    initialise(project, size="small")
+    note_claim(project)
+    project.images_file.write_text("{}")
+    assert change(project, size="large").changed
+    assert (project.claim_file.exists(), project.images_file.exists()) == (True, True)
+    project.env_file.unlink()
+    initialise(project, size="small")
+    assert (project.claim_file.exists(), project.images_file.exists()) == (False, False)
 
 
 def test_an_existing_stack_takes_what_is_asked_for_and_keeps_its_passwords(tmp_path: Path) -> None:

@@ -118,11 +118,10 @@ def registry(evidence: Evidence) -> Result:
     wanted = evidence.fact("stack.images")
     if not wanted:
         return skip("no-stack")
-    have = {
-        f"{row.get('Repository')}:{row.get('Tag')}"
-        for row in json_lines(evidence.command("docker.images").out)
-    }
-    missing = [name for name in wanted if name not in have and name.removeprefix("docker.io/") not in have]
+    rows = list(json_lines(evidence.command("docker.images").out))
+    have = {f"{row.get('Repository')}:{row.get('Tag')}" for row in rows}
+    have |= {f"{row.get('Repository')}@{row.get('Digest')}" for row in rows}
+    missing = [name for name in wanted if not {name, _familiar(name)} & have]
     return judge(
         not missing,
         otherwise=Verdict.WARN,
@@ -130,6 +129,15 @@ def registry(evidence: Evidence) -> Result:
         total=len(wanted),
         missing=", ".join(missing) or "-",
     )
+
+
+def _familiar(image: str) -> str:
+    """As `docker images` names it: without the usual registry, and by its digest alone where that is held."""
+    name, at, digest = image.removeprefix("docker.io/").removeprefix("library/").partition("@")
+    if at:
+        folder, slash, last = name.rpartition("/")
+        name = f"{folder}{slash}{last.partition(':')[0]}"
+    return f"{name}{at}{digest}"
 
 
 @check("docker.latest")

@@ -68,7 +68,7 @@ def collect_docker(
     questions: dict[str, tuple[str, ...]] = {
         "docker.info": ("info", "--format", JSON),
         "docker.contexts": ("context", "ls", "--format", JSON),
-        "docker.images": ("images", "--format", JSON),
+        "docker.images": ("images", "--digests", "--format", JSON),
         "docker.ps": ("ps", "-a", "--filter", label, "--format", JSON),
         "docker.volumes": ("volume", "ls", "--format", JSON),
     }

@@ -194,6 +194,9 @@ def initialise(
     text = "".join(f"{key}={value}\n" for key, value in values.items())
     try:
         project.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Data that was made with a settings file that is gone has other passwords: it is not this home's.
+        for record in (project.claim_file, project.images_file):
+            record.unlink(missing_ok=True)
         write_atomic(project.env_file, text.encode(), mode=0o600)
     except OSError as error:
         raise RfctlError("stack.unwritable", path=project.env_file, detail=str(error)) from error
