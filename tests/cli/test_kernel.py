@@ -315,6 +315,10 @@ def test_explain(rfctl: Run) -> None:
         "  next: rfctl explain config.credentials-open\n"
         "  rfctl explain cli.id-unknown\n"
     )
+    far = rfctl("explain", "NOSUCH")
+    assert far.code == 2
+    assert far.err.startswith("error[cli.id-unlike]: There is no error or finding called NOSUCH\n")
+    assert " -\n" not in far.err
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "ascii", "cp1252"])

@@ -18,7 +18,9 @@ def explain(app: App, id: str) -> None:
     """Explain the id that an error or a finding printed."""
     if id not in entries("en"):
         close = difflib.get_close_matches(id, entries("en"), n=1)
-        raise UsageError("cli.id-unknown", wanted=id, close=close[0] if close else "-")
+        if not close:
+            raise UsageError("cli.id-unlike", wanted=id)
+        raise UsageError("cli.id-unknown", wanted=id, close=close[0])
     text = render(id, app.language, {})
     app.out.report({"id": id, "message": text.message, "why": text.why, "next": text.next})
     app.out.line(f"{id}: {text.message}")
