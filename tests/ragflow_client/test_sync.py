@@ -202,6 +202,7 @@ def test_two_syncs_of_one_dataset_do_not_mix(pair: Pair) -> None:
     with Ledger(pair.ledger, pair.dataset.id, pair.folder), pytest.raises(RfctlError) as caught:
         pair.sync()
     assert caught.value.id == "sync.busy"
+    assert "Another rfctl" in caught.value.text().why
     assert counts(pair.sync()) == {"parsed": 1}
 
 

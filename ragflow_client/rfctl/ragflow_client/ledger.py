@@ -70,7 +70,9 @@ class Ledger:
             self._lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             self._lock.close()
-            raise RfctlError("sync.busy", detail=str(error)) from error
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise RfctlError("sync.ledger-broken", path=path, detail=str(error)) from error
+            raise RfctlError("sync.busy") from error
         try:
             self._base = sqlite3.connect(path, timeout=30)
             with _translated(path), self._base:
