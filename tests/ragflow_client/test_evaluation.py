@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -46,20 +47,22 @@ def test_both_forms_say_the_same(tmp_path: Path) -> None:
         ("q.toml", "", "no-questions"),
         ("q.toml", '[[questions]]\nquestion = "x"', "file-broken"),
         ("q.toml", '[[question]]\nquestion = "x"', "question-broken"),
-        ("q.toml", '[[question]]\nquestion = "x"\ndocumnet = "a"', "question-broken"),
+        ("q.toml", '[[question]]\nquestion = "x"\ndocumnet = "a"', "key-unknown"),
         ("q.toml", '[[question]]\nquestion = "x"\nanswer = 3', "question-broken"),
         ("q.toml", '[[question]]\nquestion = "x"\ndocument = "a"\npages = [0]', "question-broken"),
         ("q.toml", '[[question]]\nquestion = "x"\ntext = "a"\npages = [1]', "question-broken"),
-        ("q.jsonl", "[1]", "question-broken"),
-        ("q.jsonl", "{", "file-broken"),
+        ("q.jsonl", "[1]", "line-broken"),
+        ("q.jsonl", "{", "line-not-json"),
         ("q.jsonl", "\udcff", "file-broken"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, name: str, content: str, id: str) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UsageError, match=rf"eval\.{id}"):
+    with pytest.raises(UsageError, match=rf"eval\.{id}") as caught:
         read_questions(path)
+    chinese = caught.value.text("zh")
+    assert not re.search(r"\b(line|question) \d|known:", f"{chinese.message} {chinese.why}")
     with pytest.raises(UsageError, match=r"eval\.file-unreadable"):
         read_questions(tmp_path / "missing.toml")
 

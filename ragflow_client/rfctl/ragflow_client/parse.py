@@ -172,7 +172,7 @@ def last_error(log: str) -> str:
 
 
 def unknown_letters(log: str) -> int:
-    """Percentage of the letters that the embedding model does not know, where rfctl's engine says it, else 0."""
+    """Percentage of letters unknown to the embedding model, where rfctl's engine says it, else 0."""
     found = _UNKNOWN.search(log)
     return min(100, int(found[1])) if found else 0
 

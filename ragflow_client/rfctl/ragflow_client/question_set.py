@@ -41,7 +41,8 @@ class Question:
 def read_questions(path: Path) -> tuple[Question, ...]:
     """The questions of a `.jsonl`/`.ndjson` file, or of a TOML file.
 
-    Raises UsageError `eval.file-unreadable`, `eval.file-broken`, `eval.question-broken`, `eval.no-questions`.
+    Raises UsageError `eval.file-unreadable`, `eval.file-broken`, `eval.question-broken`,
+    `eval.line-broken`, `eval.line-not-json`, `eval.key-unknown`, `eval.no-questions`.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -52,28 +53,29 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     except UnicodeDecodeError as error:
         raise UsageError("eval.file-broken", path=path, detail=f"UTF-8: {error}") from error
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        entries = _read_lines(path, content)
+        entries, broken = _read_lines(path, content), "eval.line-broken"
     else:
-        entries = _read_toml(path, content)
-    questions = tuple(_read(path, place, entry) for place, entry in entries)
+        entries, broken = _read_toml(path, content), "eval.question-broken"
+    questions = tuple(_read(path, place, entry, broken) for place, entry in entries)
     if not questions:
         raise UsageError("eval.no-questions", path=path)
     return questions
 
 
-def _read_lines(path: Path, content: str) -> list[tuple[str, object]]:
-    entries: list[tuple[str, object]] = []
+def _read_lines(path: Path, content: str) -> list[tuple[int, object]]:
+    entries: list[tuple[int, object]] = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            entries.append((f"line {number}", json.loads(line)))
+            entries.append((number, json.loads(line)))
         except (ValueError, RecursionError) as error:
-            raise UsageError("eval.file-broken", path=path, detail=f"line {number}: {error}") from error
+            detail = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise UsageError("eval.line-not-json", path=path, place=number, detail=detail) from error
     return entries
 
 
-def _read_toml(path: Path, content: str) -> list[tuple[str, object]]:
+def _read_toml(path: Path, content: str) -> list[tuple[int, object]]:
     try:
         document = tomllib.loads(content)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -82,17 +84,19 @@ def _read_toml(path: Path, content: str) -> list[tuple[str, object]]:
     others = sorted(set(document) - {"question"})
     if others or (entries is not None and not isinstance(entries, list)):
         raise UsageError("eval.file-broken", path=path, detail=f"[[question]], {', '.join(others)}")
-    return [(f"question {number}", entry) for number, entry in enumerate(entries or [], start=1)]
+    return [(number, entry) for number, entry in enumerate(entries or [], start=1)]
 
 
-def _read(path: Path, place: str, entry: object) -> Question:
+def _read(path: Path, place: int, entry: object, broken: str) -> Question:
     def refuse(detail: str) -> UsageError:
-        return UsageError("eval.question-broken", path=path, place=place, detail=detail)
+        return UsageError(broken, path=path, place=place, detail=detail)
 
     if not isinstance(entry, Mapping):
         raise refuse(str(entry)[:80])
     if unknown := sorted(set(entry) - set(_KEYS)):
-        raise refuse(f"{', '.join(unknown)} (known: {', '.join(_KEYS)})")
+        raise UsageError(
+            "eval.key-unknown", path=path, place=place, keys=", ".join(unknown), known=", ".join(_KEYS)
+        )
     texts = {key: _text(entry, key, refuse) for key in ("question", "document", "text", "answer")}
     pages = entry.get("pages", entry.get("page", []))
     pages = pages if isinstance(pages, list) else [pages]
