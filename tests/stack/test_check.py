@@ -82,6 +82,19 @@ def test_every_check_that_can_be_repaired_says_so_only_when_it_is_bad() -> None:
 def test_nothing_collected_is_unknown_never_ok() -> None:
     verdicts = {finding.verdict for finding in examine(Evidence({}))}
     assert verdicts <= {Verdict.UNKNOWN, Verdict.SKIP}
+    latest = examine(Evidence({}), ["docker.latest"])[0]
+    for language in LANGUAGES:
+        assert "stack.images" not in render(latest.text, language, latest.params).message
+
+
+def test_a_store_that_cannot_be_made_is_a_failure(
+    rfctl: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / "data").write_text("a file where the folder belongs", encoding="utf-8")
+    for home, code in ((tmp_path / "spoilt", 5), (tmp_path / "new", 0)):
+        result = rfctl("doctor", "--only", "engine.store", env={"RFCTL_HOME": str(home)})
+        assert result.code == code, result.out + result.err
 
 
 def test_without_an_engine_one_check_fails_and_the_ones_behind_it_are_skipped() -> None:

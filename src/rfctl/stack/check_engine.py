@@ -54,12 +54,12 @@ def state(evidence: Evidence) -> Result:
 
 @check("engine.store", fixable=True)
 def store(evidence: Evidence) -> Result:
-    """{"path", "exists", "writable", "free": bytes, "mode": permission bits, "missing_blobs": names}."""
+    """{"path", "exists", "writable" (or makeable), "free", "mode": bits, "missing_blobs": names}."""
     found = evidence.fact("engine.store")
-    if not found["exists"]:
-        return ok("empty", path=found["path"])
     if not found["writable"]:
         return fail("readonly", path=found["path"])
+    if not found["exists"]:
+        return ok("empty", path=found["path"])
     if found["missing_blobs"]:
         return fail("blobs", path=found["path"], found=", ".join(found["missing_blobs"][:3]))
     if found["mode"] & 0o077:

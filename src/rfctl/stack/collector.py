@@ -247,10 +247,12 @@ def _has_library(name: str) -> bool:
 
 
 def _store(directory: Path) -> dict[str, Any]:
+    # A store that is not there yet is made in the nearest folder that is.
+    place = next((one for one in (directory, *directory.parents) if one.exists()), directory)
     store: dict[str, Any] = {
         "path": str(directory),
         "exists": directory.is_dir(),
-        "writable": os.access(directory, os.W_OK),
+        "writable": place.is_dir() and os.access(place, os.W_OK),
         "free": 0,
         "mode": 0,
         "missing_blobs": [],

@@ -96,7 +96,7 @@ def _apply(entry: Check, evidence: Evidence) -> Result:
     try:
         return entry.function(evidence)
     except MissingEvidenceError as error:
-        return unknown(str(error))
+        return Result(Verdict.UNKNOWN, {"detail": str(error)}, text="doctor.not-collected")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         # What other programs print is input: a form that the check does not know is not a verdict.
         return unknown(f"{type(error).__name__}: {error}")
