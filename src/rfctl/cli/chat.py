@@ -129,8 +129,11 @@ def _print_passages(app: App, sources: Sequence[Source]) -> None:
         app.out.line(f"      {excerpt(source.content, 90)}")
 
 
-def pick_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
-    """The assistant that is meant: the named one, the default, or the only one. Raises UsageError."""
+def pick_chat(app: App, ragflow: Ragflow, name: str | None, *, usage: str = "ask NAME QUESTION") -> Chat:
+    """The assistant that is meant: the named one, the default, or the only one. Raises UsageError.
+
+    usage: the verb with its arguments, for who must name one.
+    """
     wanted = name or app.settings.get("chat.default")
     if wanted:
         return ragflow.chat(wanted)
@@ -138,16 +141,16 @@ def pick_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
     if len(chats) == 1:
         return chats[0]
     if chats:
-        raise UsageError("chat.not-chosen", known=", ".join(one.name for one in chats))
+        raise UsageError("chat.not-chosen", known=", ".join(one.name for one in chats), usage=usage)
     raise UsageError("chat.none-yet", url=ragflow.url)
 
 
-def choose_chat(app: App, ragflow: Ragflow, name: str | None) -> Chat:
+def choose_chat(app: App, ragflow: Ragflow, name: str | None, *, usage: str = "ask NAME QUESTION") -> Chat:
     """Like `pick_chat`; where there is none at all, one is made for the only knowledge base."""
     from rfctl.ragflow_client.chat_option import ChatOptions
 
     if name or app.settings.get("chat.default") or ragflow.chats():
-        return pick_chat(app, ragflow, name)
+        return pick_chat(app, ragflow, name, usage=usage)
     dataset = choose(app, ragflow, None)
     options = ChatOptions(empty_response=app.out.text("chat.empty-response"))
     chat, _ = ragflow.create_chat(dataset.name, [dataset], options=options)

@@ -112,7 +112,7 @@ def show(app: App, name: str | None) -> None:
     from rfctl.cli.chat import pick_chat
 
     with app.ragflow() as ragflow:
-        chat = pick_chat(app, ragflow, name)
+        chat = pick_chat(app, ragflow, name, usage="show NAME")
         options = ragflow.chat_options(chat)
     app.out.report({"chat": chat, "options": options})
     rows = {

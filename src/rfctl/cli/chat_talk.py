@@ -28,7 +28,7 @@ PROMPT = "> "
 def talk(app: App, chat: str | None, session_id: str, stream: bool) -> None:
     """Talk with an assistant; each answer is followed by its sources. /help lists what else it knows."""
     with app.ragflow() as ragflow:
-        chosen = choose_chat(app, ragflow, chat)
+        chosen = choose_chat(app, ragflow, chat, usage="talk NAME")
         session = ragflow.find_session(chosen, session_id) if session_id else ragflow.open_session(chosen)
         conversation = _Conversation(app, ragflow, chosen, session, stream)
         app.out.note("chat.talk-begin", name=chosen.name)
