@@ -3,7 +3,10 @@ templates stay in their bounds."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -156,3 +159,32 @@ def test_go_templates_render_what_the_models_own_templates_render(golden: Path) 
             assert rendered == conversation["rendered"], (family.name, conversation["name"])
             equal += 1
     assert equal >= 29
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
+def test_a_limit_that_the_system_refuses_does_not_end_the_child() -> None:
+    def lower() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(
+                24, 24, 0, 0, 0
+            )  # PR_CAPBSET_DROP, CAP_SYS_RESOURCE: else root may raise it
+
+    order = {
+        "text": "{{ messages[0].content }}",
+        "bos_token": "",
+        "eos_token": "",
+        "conversations": [[{"role": "user", "content": "x"}]],
+        "tools": [],
+        "add_generation_prompt": False,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "rfctl.ollama.template"],
+        input=json.dumps(order).encode(),
+        capture_output=True,
+        check=False,
+        preexec_fn=lower,
+    )
+    assert (done.returncode, done.stdout) == (0, b'[{"text": "x"}]'), done.stderr

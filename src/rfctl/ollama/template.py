@@ -10,6 +10,7 @@ Environment as in transformers 4.57 (utils/chat_template_utils.py): trim_blocks,
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import subprocess
@@ -220,8 +221,14 @@ def _limit() -> None:
         import resource
 
         set_limit: Callable[[int, tuple[int, int]], None] = resource.setrlimit
-        set_limit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        set_limit(resource.RLIMIT_CPU, (int(DEADLINE_SECONDS), int(DEADLINE_SECONDS) + 1))
+        seconds = int(DEADLINE_SECONDS)
+        # macOS takes no limit of memory, and nobody may raise one that is lower already.
+        for kind, limit in (
+            (resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES)),
+            (resource.RLIMIT_CPU, (seconds, seconds + 1)),
+        ):
+            with contextlib.suppress(OSError, ValueError):
+                set_limit(kind, limit)
 
 
 if __name__ == "__main__":
