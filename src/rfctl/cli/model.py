@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rfctl.ollama.ledger import Entry
 
 EXIT_VERDICT = 5
-_ORIGIN = ("path", "source_sha256", "adapter", "adapter_sha256", "source_digest", "pushed", "accepted")
 
 
 @command("ls")

@@ -12,7 +12,6 @@ import enum
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -204,10 +203,6 @@ def human_bytes(size: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
-
-
-def console_width() -> int:
-    return shutil.get_terminal_size((100, 24)).columns
 
 
 def is_terminal(stream: TextIO) -> bool:
