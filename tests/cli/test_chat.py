@@ -226,6 +226,7 @@ def test_settings_that_differ_are_not_passed_over(chat: Run, tmp_path: Path) -> 
     ):
         refused = chat("chat", *arguments)
         assert (refused.code, refused.err.split(":")[0]) == (2, f"error[{id}]")
+    assert "  next: Name one: rfctl chat talk NAME\n" in chat("chat", "talk", stdin="").err
     for text, id in (
         ("temprature = 1", "chat.file-key"),
         ("top_n = 'many'", "dataset.option-invalid"),

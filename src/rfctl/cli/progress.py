@@ -59,13 +59,12 @@ class _PlainStage:
         with self._lock:
             self._done = self._done if done is None else done
             self._total = self._total if total is None else total
-            changed = bool(detail) and detail != self._detail
             self._detail = detail or self._detail
-            self._maybe_write(force=changed and time.monotonic() - self._last > 1)
+            self._maybe_write()
 
-    def _maybe_write(self, force: bool = False) -> None:
+    def _maybe_write(self) -> None:
         now = time.monotonic()
-        if force or now - self._last >= PLAIN_INTERVAL_SECONDS:
+        if now - self._last >= PLAIN_INTERVAL_SECONDS:
             self._last = now
             self._write(self._line())
 
