@@ -238,6 +238,20 @@ def test_a_model_whose_template_has_no_end_is_not_loaded(
         assert reason in loaded.json()["error"]
 
 
+def test_a_template_that_only_transformers_refuses_is_llama_cpps_to_render(
+    engine: Engine, tmp_path: Path
+) -> None:
+    template = (
+        "{% set found = [] %}{% for m in messages %}{% set _ = found.append(m.content) %}{% endfor %}"
+        "{{ found | join(' ') }}"
+    )
+    engine.create("appending", write_chat_model(tmp_path / "appending.gguf", template=template))
+    body = {"model": "appending", "messages": [{"role": "user", "content": "s"}], "stream": False}
+    with engine.client() as http:
+        answer = http.post("/api/chat", json=body | {"options": {"num_predict": 1}})
+    assert answer.status_code == 200, answer.text
+
+
 def test_a_template_that_hangs_on_some_words_ends_with_its_worker(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}{% if m.content == 'zz' %}{% for i in range(90000) %}"
