@@ -12,7 +12,9 @@ import pytest
 from ollama_server import NEVER_CAUSED, Replay, load_exchanges
 
 from rfctl.core.error import RfctlError, UsageError
+from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.creation import create_model
 from rfctl.ollama.parameter import check_parameters
 
 
@@ -72,12 +74,12 @@ def test_every_recorded_create_is_followed_to_its_end(golden: Path) -> None:
                 texts = [line["status"] for line in lines if "status" in line]
                 if "error" in lines[-1]:
                     with pytest.raises(RfctlError) as caught:
-                        client.create(request["json"])
+                        create_model(client, request["json"])
                     own = not any(word in lines[-1]["error"] for word in NEVER_CAUSED)
                     assert not own or caught.value.id != "ollama.server-error", lines[-1]
                     assert caught.value.id != "ollama.create-unfinished"
                 else:
-                    assert list(client.create(request["json"])) == texts
+                    assert list(create_model(client, request["json"])) == texts
                 assert not server.misses
     assert count > 70
 
@@ -182,7 +184,7 @@ def test_copy_delete_render_and_blobs_as_recorded(golden: Path, tmp_path: Path) 
                 "response": {"status": 404, "content_type": None},
             },
         )
-        assert OllamaClient(server.url).upload(empty, digest) == 0
+        assert upload_blob(OllamaClient(server.url), Content.of_file(empty), digest) == 0
         assert [request.method for request in server.requests] == ["HEAD", "POST"]
         assert not server.misses
 

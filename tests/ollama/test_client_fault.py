@@ -12,7 +12,9 @@ import pytest
 from ollama_server import NEVER_CAUSED, HttpServer, Keeper, Response, answer, load_exchanges
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError, VerdictError
+from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.creation import create_model
 from rfctl.ollama.failure import explain_failure
 
 
@@ -73,7 +75,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     client = OllamaClient(f"http://127.0.0.1:{port}")
     calls: list[Callable[[], object]] = [
         client.version,
-        lambda: client.create({"model": "m"}),
+        lambda: create_model(client, {"model": "m"}),
         lambda: client.chat("m", [{"role": "user", "content": "x"}]),
         lambda: list(client.stream_chat("m", [{"role": "user", "content": "x"}])),
         lambda: client.has_blob("sha256:" + "0" * 64),
@@ -108,7 +110,7 @@ def test_a_server_that_says_nothing_in_time_is_unreachable() -> None:
 def test_something_else_on_the_port() -> None:
     page = Response(200, b"<html>router</html>", "text/html")
     with HttpServer(lambda request: page) as server, OllamaClient(server.url) as client:
-        for call in (client.version, lambda: client.create({"model": "m"})):
+        for call in (client.version, lambda: create_model(client, {"model": "m"})):
             with pytest.raises(RfctlError) as caught:
                 call()
             assert caught.value.id == "ollama.not-ollama"
@@ -121,18 +123,18 @@ def test_server_gone_in_the_middle_of_an_upload(tmp_path: Path) -> None:
     with Keeper() as server, OllamaClient(server.url) as client:
         server.drop_upload_after = 100_000
         with pytest.raises(UnreachableError) as caught:
-            client.upload(path, digest)
+            upload_blob(client, Content.of_file(path), digest)
         assert caught.value.id == "ollama.connection-lost"
         server.drop_upload_after = None
-        assert client.upload(path, digest) == 8 << 20
-        assert client.upload(path, digest) == 0
+        assert upload_blob(client, Content.of_file(path), digest) == 8 << 20
+        assert upload_blob(client, Content.of_file(path), digest) == 0
 
 
 def test_wrong_digest_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     with Keeper() as server, OllamaClient(server.url) as client, pytest.raises(RfctlError) as caught:
-        client.upload(path, "sha256:" + "1" * 64)
+        upload_blob(client, Content.of_file(path), "sha256:" + "1" * 64)
     assert caught.value.id == "ollama.digest-mismatch"
 
 

@@ -16,7 +16,7 @@ from rfctl.ollama.creation import create_model
 def test_create_without_success_line_is_a_failure() -> None:
     with Keeper(create_lines=[{"status": "parsing GGUF"}, {"status": "writing manifest"}]) as server:
         with pytest.raises(RfctlError) as caught:
-            OllamaClient(server.url).create({"model": "m"})
+            create_model(OllamaClient(server.url), {"model": "m"})
         assert caught.value.id == "ollama.create-unfinished"
         assert caught.value.params["status"] == "writing manifest"
 
@@ -24,7 +24,7 @@ def test_create_without_success_line_is_a_failure() -> None:
 def test_create_whose_connection_breaks_is_a_failure() -> None:
     with Keeper(create_lines=[{"status": "parsing GGUF"}], cut_create=True) as server:
         with pytest.raises(UnreachableError) as caught:
-            OllamaClient(server.url).create({"model": "m"})
+            create_model(OllamaClient(server.url), {"model": "m"})
         assert caught.value.id == "ollama.connection-lost"
 
 
@@ -84,7 +84,7 @@ def test_elapsed_time_is_told_while_create_is_silent() -> None:
 def test_a_500_in_the_create_stream_is_the_error() -> None:
     lines = [{"status": "parsing GGUF"}, {"error": "write blobs/x: no space left on device"}]
     with HttpServer(lambda request: stream(lines)) as server, pytest.raises(RfctlError) as caught:
-        OllamaClient(server.url).create({"model": "m"})
+        create_model(OllamaClient(server.url), {"model": "m"})
     assert caught.value.id == "ollama.disk-full"
 
 
@@ -93,5 +93,5 @@ def test_a_create_stream_without_end_of_line_is_not_read_for_ever() -> None:
         return Response(200, (b"x" * 65536 for _ in range(10_000)), "application/x-ndjson")
 
     with HttpServer(endless) as server, pytest.raises(RfctlError) as caught:
-        OllamaClient(server.url).create({"model": "m"})
+        create_model(OllamaClient(server.url), {"model": "m"})
     assert caught.value.id == "ollama.create-unfinished"

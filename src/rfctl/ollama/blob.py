@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 
 from rfctl.core.error import RfctlError
 from rfctl.core.progress import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.client import OllamaClient, explain_transport
+from rfctl.ollama.failure import explain_failure, read_error
 
 PIECE_BYTES = 1 << 20
 
@@ -68,9 +66,6 @@ def upload_blob(client: OllamaClient, content: Content, digest: str, reporter: R
     A broken connection starts again from zero once: the server keeps nothing of a partial upload
     (server/routes.go, CreateBlobHandler, v0.33.0-rc2). Raises UnreachableError, RfctlError.
     """
-    from rfctl.ollama.client import explain_transport
-    from rfctl.ollama.failure import explain_failure, read_error
-
     if client.has_blob(digest):
         return 0
     for attempt in (1, 2):

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +20,6 @@ import httpx
 from rfctl.core.address import is_loopback
 from rfctl.core.error import RfctlError, UnreachableError, UsageError
 from rfctl.core.near import find_near
-from rfctl.core.progress import SILENT, Reporter
 from rfctl.ollama.answer import (
     Answer,
     ModelCard,
@@ -186,18 +184,6 @@ class OllamaClient:
         if answer.status_code in (200, 404):
             return answer.status_code == 200
         raise explain_failure(answer.status_code, f"HTTP {answer.status_code}", url=self.url)
-
-    def upload(self, path: Path, digest: str, reporter: Reporter = SILENT) -> int:
-        """Send a file as blob `digest` unless the server has it; returns the bytes sent."""
-        from rfctl.ollama.blob import Content, upload_blob
-
-        return upload_blob(self, Content.of_file(path), digest, reporter)
-
-    def create(self, body: Mapping[str, object], reporter: Reporter = SILENT) -> tuple[str, ...]:
-        """Create a model from a JSON request; returns the status lines. See `rfctl.ollama.creation`."""
-        from rfctl.ollama.creation import create_model
-
-        return create_model(self, body, reporter)
 
     # -- generation, by the official package ------------------------------------------------------
 

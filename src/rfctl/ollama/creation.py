@@ -14,16 +14,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import httpx
 
 from rfctl.core.error import RfctlError, UnreachableError
 from rfctl.core.progress import SILENT, Reporter
+from rfctl.ollama.client import OllamaClient, encode_json, explain_transport
 from rfctl.ollama.failure import explain_failure, read_error
-
-if TYPE_CHECKING:
-    from rfctl.ollama.client import OllamaClient
 
 DEADLINE_SECONDS = 4 * 3600.0
 ALIVE_SECONDS = 20.0
@@ -56,8 +53,6 @@ def create_model(
     Raises UnreachableError when the server is gone or the deadline passes, RfctlError with the cause for an
     error line, and `ollama.create-unfinished` when the stream ends without `success`.
     """
-    from rfctl.ollama.client import explain_transport
-
     model = str(body.get("model", ""))
     incoming: queue.SimpleQueue[_Line | _End] = queue.SimpleQueue()
     transport = client.open_transport(None)
@@ -117,8 +112,6 @@ def _read_stream(
     transport: httpx.Client, body: Mapping[str, object], outgoing: queue.SimpleQueue[_Line | _End]
 ) -> None:
     """Runs in a thread: puts every line and then the end into the queue."""
-    from rfctl.ollama.client import encode_json
-
     count = 0
     try:
         with transport.stream(

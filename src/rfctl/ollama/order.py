@@ -18,6 +18,7 @@ from rfctl.ollama.blob import Content
 from rfctl.ollama.candidate import Candidate
 from rfctl.ollama.client import OllamaClient
 from rfctl.ollama.context import Context
+from rfctl.ollama.creation import create_model
 from rfctl.ollama.direct import Direct, place_file, register
 from rfctl.ollama.embedding import demand_pooling, judge_embedding
 from rfctl.ollama.ledger import Entry, Ledger
@@ -115,7 +116,7 @@ class Order:
     def create(self, file_name: str, source: str, size: int, uploaded: int) -> Push:
         body = {"model": self.name, "files": {file_name: source}, **self.recipe.body}
         try:
-            statuses = self.client.create(body, self.reporter)
+            statuses = create_model(self.client, body, self.reporter)
         except RfctlError as error:
             # The server does not say why it refuses a file; a probe of a few kilobytes finds out.
             if error.id == "ollama.gguf-refused" and self.candidate.size > self.candidate.data_offset:

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from rfctl.core.error import RfctlError
 from rfctl.core.gguf_header import GgufHeader, read_header
+from rfctl.ollama.blob import Content, upload_blob
 from rfctl.ollama.client import OllamaClient
+from rfctl.ollama.creation import create_model
 
 _PROBE_TENSOR = b"mm.probe"
 _PROBE_ELEMENTS = 32
@@ -50,9 +52,9 @@ def probe(client: OllamaClient, gguf: Path) -> Probe:
     with tempfile.TemporaryDirectory(prefix="rfctl-probe-") as folder:
         path = Path(folder) / "probe.gguf"
         path.write_bytes(data)
-        client.upload(path, digest)
+        upload_blob(client, Content.of_file(path), digest)
     try:
-        client.create({"model": name, "files": {"probe.gguf": digest}})
+        create_model(client, {"model": name, "files": {"probe.gguf": digest}})
         client.generate(name, "")
     except RfctlError as error:
         return _judge(error)

@@ -13,6 +13,8 @@ from typing import Any
 
 from rfctl.core.error import AuthError, RfctlError, UnreachableError
 from rfctl.core.progress import SILENT, Reporter
+from rfctl.ollama.blob import Content, upload_blob
+from rfctl.ollama.creation import create_model
 from rfctl.ollama.manifest import (
     MEDIA_ADAPTER,
     MEDIA_LICENSE,
@@ -104,8 +106,9 @@ class _Worker:
         assert store is not None  # a model to create was read from it
         body, digests = create_request(store, model)
         for digest in digests:
-            self._target.ollama.upload(store.blob_path(digest), digest, self._reporter)
-        self._target.ollama.create({"model": item.name, **body}, self._reporter)
+            content = Content.of_file(store.blob_path(digest))
+            upload_blob(self._target.ollama, content, digest, self._reporter)
+        create_model(self._target.ollama, {"model": item.name, **body}, self._reporter)
         made = self._target.ollama.find(item.name)
         if made is None:
             raise RfctlError("ollama.model-missing", model=item.name, url=self._target.ollama.url)
