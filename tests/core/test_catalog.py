@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rfctl.core.catalog import LANGUAGES, entries, render
+from rfctl.core.catalog import LANGUAGES, entries, read_back, render
 from rfctl.core.error import UsageError, VerdictError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,3 +123,23 @@ def test_a_value_cannot_reach_into_objects() -> None:
 def test_a_missing_value_or_id_is_shown_not_raised() -> None:
     assert render("config.profile-unknown", "en", {}).message == "There is no profile called {profile}"
     assert render("no.such-id", "en", {"a": 1}).message == "no.such-id (a=1)"
+
+
+def test_names_in_a_command_are_quoted_and_in_prose_they_are_not() -> None:
+    text = render(
+        "upload.stalled", "en", {"name": "a b.pdf", "dataset": "my kb", "seconds": 3, "detail": "x"}
+    )
+    assert text.message == "Parsing of a b.pdf did not move for 3 s and was stopped"
+    assert 'rfctl kb parse --kb "my kb" "a b.pdf"; ' in text.next
+    empty = render("kb.empty", "en", {"name": "my {kb}"})
+    assert empty.message == 'my {kb} has no documents yet: rfctl kb upload FILE --kb "my {kb}"'
+    assert render("kb.empty", "zh", {"name": "手册"}).message.endswith("--kb 手册")
+
+
+def test_a_rendered_message_gives_its_values_back() -> None:
+    values = {"name": "a (1).pdf", "detail": "Data format error"}
+    text = render("document.corrupt", "en", values)
+    assert read_back("document.corrupt", f"{text.message} ({text.why})") is not None
+    assert read_back("document.corrupt", text.message) == values
+    assert read_back("document.corrupt", "something else") is None
+    assert read_back("no.such-id", text.message) is None

@@ -196,6 +196,7 @@ def test_done_without_chunks_is_a_failure(recorded: Start) -> None:
     outcome = wait_parsed(connect(server), target, waiting, patience=Patience(poll=0.02))[id]
     assert outcome.document is not None and outcome.document.run == "DONE"
     assert outcome.cause is not None and outcome.cause.id == "upload.no-chunks"
+    assert "--kb " in outcome.cause.text().next and "{dataset}" not in outcome.cause.text().next
 
 
 def test_a_failing_embedding_model_is_the_cause(recorded: Start) -> None:
@@ -331,3 +332,14 @@ def test_names_that_the_server_would_refuse_are_refused_here(recorded: Start) ->
     with pytest.raises(UsageError, match=r"chat\.name-invalid"):
         create_chat(api, "数" * 86, [])
     assert server.lines == []
+
+
+def test_what_the_engine_says_of_a_document_is_said_in_chinese_too() -> None:
+    said = RfctlError("document.corrupt", name="x.pdf", detail="Data format error").text()
+    log = f"\n10:00:00 Page(1~2): [ERROR][document.corrupt]: {said.message} ({said.why})"
+    cause = judge(Document("1", "a b.pdf", 3, "FAIL", log=log))
+    assert cause is not None and cause.id == "document.corrupt"
+    assert cause.text("zh").message.startswith("a b.pdf")
+    assert cause.text("zh").message != cause.text("en").message
+    strange = judge(Document("1", "a.pdf", 3, "FAIL", log="\n10:00:00 [ERROR][document.corrupt]: else"))
+    assert strange is not None and strange.id == "upload.parse-failed"

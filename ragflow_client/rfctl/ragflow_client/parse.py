@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rfctl.core.catalog import read_back
 from rfctl.core.error import RfctlError, UnreachableError
 from rfctl.core.progress import Stage
 from rfctl.ragflow_client.dataset import Dataset
@@ -22,6 +23,8 @@ from rfctl.ragflow_client.transport import Api
 _QUEUE = re.compile(r"(\d+) tasks? (?:is|are) ahead in the queue")
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\s+")
 _UNKNOWN = re.compile(r"\[WARNING\]\[upload\.letters-unknown\]: (\d{1,3})%")
+# What rfctl's own engine says of a document, by the id of its text.
+_OWN = re.compile(r"\[ERROR\]\[(document\.[a-z-]+)\]: (.*)")
 _BUSY = "currently being processed"
 _NO_ANSWER = ("ragflow.not-api", "ragflow.answer-broken", "ragflow.http-status")
 _FINISHED = ("DONE", "FAIL", "CANCEL")
@@ -133,7 +136,7 @@ def wait_parsed(
                 outcomes[id] = Outcome(None, Cause("upload.vanished", {"name": waiting[id].name}))
                 continue
             if document.run in _FINISHED:
-                outcomes[id] = Outcome(document, judge(document))
+                outcomes[id] = Outcome(document, _within(dataset, judge(document)))
                 continue
             look = (document.run, document.progress, document.log, document.chunk_count)
             if states.get(id, (None, 0.0))[0] != look:
@@ -142,7 +145,7 @@ def wait_parsed(
             limit = limits.silent if not document.log.strip() and document.progress <= 0 else limits.stall
             if quiet > limit or now - begin > limits.total:
                 stop_parsing(api, dataset, id)
-                outcomes[id] = Outcome(document, _blame(api, document, quiet))
+                outcomes[id] = Outcome(document, _within(dataset, _blame(api, document, quiet)))
         if stage is not None:
             _show(stage, waiting, outcomes, last)
         time.sleep(pause)
@@ -157,11 +160,19 @@ def judge(document: Document) -> Cause | None:
     if document.run == "CANCEL":
         return Cause("upload.cancelled", {"name": document.name})
     detail = last_error(document.log) or document.run
+    own = _OWN.search(detail)
+    if own is not None and (values := read_back(own[1], own[2])) is not None:
+        return Cause(own[1], {**values, "name": document.name})
     if "File size exceeds" in detail:
         return Cause("upload.parser-too-large", {"name": document.name, "detail": detail})
     if "embedding" in detail.lower():
         return Cause("upload.embedding-failed", {"name": document.name, "detail": detail})
     return Cause("upload.parse-failed", {"name": document.name, "detail": detail})
+
+
+def _within(dataset: Dataset, cause: Cause | None) -> Cause | None:
+    """The cause with the knowledge base that the command which helps must name."""
+    return cause and Cause(cause.id, {**cause.params, "dataset": dataset.name}, cause.exit_code)
 
 
 def last_error(log: str) -> str:

@@ -25,6 +25,9 @@ from pathlib import Path
 
 LANGUAGES = ("en", "zh")
 _SPECIAL = re.compile(r"[\s&|;<>()$`\"'!*?#\[\]{}]")
+# Names stand as one word of a command that is shown; in the prose around it they need no quotes.
+_COMMAND = re.compile(r"\b(?:rfctl|qpdf|ocrmypdf|ollama|docker) ")
+_WORD = re.compile(r"(?<![\w\"'/=.-]){(?:name|kb|dataset|chat|model)}(?![\w\"'/.-])")
 _ROOT = Path(__file__).parent / "message"
 
 
@@ -77,10 +80,48 @@ def render(id: str, language: str, params: Mapping[str, object]) -> Text:
         return Text(message=f"{id} ({values})" if values else id)
     quoted = {name: quote_path(value) if isinstance(value, Path) else value for name, value in params.items()}
     return Text(
-        message=_FORMATTER.vformat(entry.get("message", ""), (), params),
+        message=_fill(entry.get("message", ""), params),
         why=_FORMATTER.vformat(entry.get("why", ""), (), params),
-        next=_FORMATTER.vformat(entry.get("next", ""), (), quoted),
+        next=_fill(entry.get("next", ""), quoted),
     )
+
+
+def _fill(template: str, params: Mapping[str, object]) -> str:
+    """The text with its values, names behind a command quoted as the shell needs it."""
+    command = _COMMAND.search(template)
+    if command is not None:
+        begin = command.end()
+        template = template[:begin] + _WORD.sub(lambda word: _quote_name(word[0], params), template[begin:])
+    return _FORMATTER.vformat(template, (), params)
+
+
+def _quote_name(field: str, params: Mapping[str, object]) -> str:
+    value = params.get(field[1:-1])
+    if not isinstance(value, str) or not _SPECIAL.search(value) or value[:1] in "\"'":
+        return field
+    return quote_path(value).replace("{", "{{").replace("}", "}}")
+
+
+def read_back(id: str, text: str) -> dict[str, str] | None:
+    """The values filled into the English message of `id` to make `text`, a cause in brackets after it.
+
+    None where `text` is not of this form, or the rest of the entry needs values that it does not hold.
+    """
+    entry = entries("en").get(id)
+    if entry is None:
+        return None
+    parts = [(before, field) for before, field, _, _ in string.Formatter().parse(entry.get("message", ""))]
+    pattern, names = "", set()
+    for before, field in parts:
+        pattern += re.escape(before)
+        if field:
+            pattern += f"(?P={field})" if field in names else f"(?P<{field}>.+?)"
+            names.add(field)
+    rest = entry.get("why", "") + entry.get("next", "")
+    if {field for _, field, _, _ in string.Formatter().parse(rest) if field} - names:
+        return None
+    found = re.fullmatch(pattern + r"(?: \(.*\))?", text, re.DOTALL)
+    return None if found is None else found.groupdict()
 
 
 def quote_path(path: Path | str) -> str:
