@@ -48,6 +48,15 @@ def test_one_file_needs_no_other_word(kb: Run) -> None:
     )
 
 
+def test_the_same_content_twice_is_kept_and_said(kb: Run, tmp_path: Path) -> None:
+    for name, text in (("a.txt", "warranty"), ("b.txt", "warranty"), ("c.txt", "warrants")):
+        (tmp_path / "manuals" / name).write_text(text, encoding="utf-8")
+    result = kb("kb", "upload", *(f"manuals/{name}.txt" for name in "abc"))
+    assert result.code == 0, result.err
+    assert "Same content in 2 documents, all were kept: a.txt, b.txt\n" in result.err
+    assert "3 of 3 documents are in manuals" in result.out
+
+
 def test_bad_files_never_stop_the_others(kb: Run) -> None:
     names = ("blank", "corrupt", "encrypted", "handbook", "zero")
     result = kb("kb", "upload", *(f"manuals/{name}.pdf" for name in names), "manuals/program.exe")

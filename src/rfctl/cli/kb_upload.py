@@ -45,6 +45,7 @@ def upload(
 ) -> None:
     """Upload documents, parse them and wait for each. A folder is taken with all documents below it."""
     from rfctl.ragflow_client.selection import select_files
+    from rfctl.ragflow_client.twin import find_twins
 
     with tempfile.TemporaryDirectory(prefix="rfctl-") as folder:
         files = tuple(Path(word) for word in words if not is_address(word))
@@ -73,12 +74,15 @@ def upload(
                 reporter=app.reporter(),
             )
             report = keep_sources(ragflow.api, dataset, report, web)
+        twins = find_twins(report.items)
     if received is not None:
         report = dataclasses.replace(report, items=tuple(_from_stdin(one, received) for one in report.items))
     app.out.report(
         {"knowledge_base": report.dataset, "documents": [describe(app, item) for item in report.items]}
     )
     print_upload(app, report)
+    for names in twins:
+        app.out.note("upload.twins", name=names[0], others=", ".join(names[1:]), count=len(names))
     report.check()
 
 
