@@ -35,7 +35,8 @@ from made_model import Made, make_bert, make_llama, make_qwen, write_shard
 from rfctl.converter.check import check
 from rfctl.converter.convert import make_plan
 from rfctl.converter.layout import lay_out
-from rfctl.converter.pre_tokenizer import hash_pre_tokenizer, read_hashes
+from rfctl.converter.pre_tokenizer import hash_pre_tokenizer
+from rfctl.converter.pre_tokenizer_table import read_hashes
 from rfctl.converter.source import open_source
 from rfctl.converter.tokenizer import load_tokenizer
 from rfctl.core.catalog import entries

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 import rfctl.converter
 from rfctl.converter.known_vocabulary import BEGIN_BYTES, END_BYTES, hash_form
-from rfctl.converter.pre_tokenizer import list_inside
+from rfctl.converter.pre_tokenizer_table import list_inside
 from rfctl.converter.rank import list_merges, list_spellings, read_ranks, spell
 from rfctl.converter.source import ModelSource
 

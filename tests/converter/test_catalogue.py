@@ -16,7 +16,8 @@ import rfctl.converter
 from rfctl.cli.main import execute
 from rfctl.converter.check import CheckReport, check
 from rfctl.converter.convert import convert
-from rfctl.converter.pre_tokenizer import hash_pre_tokenizer, read_hashes
+from rfctl.converter.pre_tokenizer import hash_pre_tokenizer
+from rfctl.converter.pre_tokenizer_table import read_hashes
 from rfctl.converter.source import open_source
 from rfctl.converter.tokenizer import load_tokenizer
 from rfctl.core.catalog import entries

@@ -14,7 +14,8 @@ from tiny import make_model
 
 from rfctl.converter.convert import make_plan
 from rfctl.converter.layout import lay_out
-from rfctl.converter.pre_tokenizer import hash_pre_tokenizer, read_hashes
+from rfctl.converter.pre_tokenizer import hash_pre_tokenizer
+from rfctl.converter.pre_tokenizer_table import read_hashes
 from rfctl.converter.source import open_source
 from rfctl.converter.tokenizer import load_tokenizer
 from rfctl.core.error import RfctlError

@@ -1,23 +1,17 @@
 """What llama.cpp calls the way a tokenizer splits text: `tokenizer.ggml.pre`, by the hash of a fixed text.
 
-Rule: `conversion/base.py` get_vocab_base_pre, llama.cpp b11434. Table: `data/pre-tokenizer.json`.
+Rule: `conversion/base.py` get_vocab_base_pre, llama.cpp b11434. Table: `pre_tokenizer_table`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
+from rfctl.converter.pre_tokenizer_table import read_hashes
+from rfctl.converter.tokenizer import TokenizerFile
 from rfctl.core.error import RfctlError
 
-if TYPE_CHECKING:
-    from rfctl.converter.tokenizer import TokenizerFile
-
-_DATA = Path(__file__).parent / "data" / "pre-tokenizer.json"
 # A letter that is a token of every byte-level vocabulary and of itself nothing special.
 _LETTER = "a"
 
@@ -41,19 +35,6 @@ def hash_pre_tokenizer(tokenizer: TokenizerFile) -> str:
     else:
         ids = _surround(tokenizer, tokenizer.known.ids)
     return hashlib.sha256(str(ids).encode()).hexdigest()
-
-
-def list_inside(tokens: Iterable[str]) -> tuple[str, ...]:
-    """Those of the added tokens that would take a part of the fixed text for themselves, sorted."""
-    text = read_hashes()["check_text"]
-    return tuple(sorted({token for token in tokens if token in text}))
-
-
-@cache
-def read_hashes() -> dict[str, Any]:
-    """The table: `hash` has hash -> name, `check_text` the fixed text."""
-    table: dict[str, Any] = json.loads(_DATA.read_text(encoding="utf-8"))
-    return table
 
 
 def _surround(tokenizer: TokenizerFile, ids: Sequence[int]) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from rfctl.converter.known_vocabulary import KnownVocabulary, find_by_body
-from rfctl.converter.pre_tokenizer import list_inside
+from rfctl.converter.pre_tokenizer_table import list_inside
 from rfctl.converter.source import ModelSource, read_text
 from rfctl.converter.special import token_text
 from rfctl.core.error import RfctlError
