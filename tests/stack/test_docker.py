@@ -164,7 +164,7 @@ def test_more_executors(stack: Stack) -> None:
     result = stack("stack", "up", "--timeout", "60", "--executors", "2")
     assert result.code == 1
     # The stub is no task executor: the shipped health check must see that.
-    assert "error[stack.unhealthy]: executor runs but is not healthy" in result.err
+    assert "error[stack.unhealthy]: executor runs but is not healthy: exit 1\n" in result.err
     stack.modes["executor"] = "task_executor"
     result = stack("stack", "up", "--timeout", "60", "--executors", "2")
     assert result.code == 0, result.err

@@ -30,8 +30,10 @@ def describe(container: dict[str, Any]) -> tuple[str, str]:
         return "stopped", str(code)
     health = (state.get("Health") or {}).get("Status")
     if health == "unhealthy":
-        log = (state["Health"].get("Log") or [{}])[-1].get("Output", "")
-        return "unhealthy", " ".join(str(log).split())[-160:]
+        last = (state["Health"].get("Log") or [{}])[-1]
+        words = " ".join(str(last.get("Output", "")).split())[-160:]
+        # Some checks say nothing, such as a grep that finds nothing.
+        return "unhealthy", words or f"exit {last.get('ExitCode', '-')}"
     if health == "starting":
         return "starting", ""
     return "", ""
