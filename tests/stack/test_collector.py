@@ -50,7 +50,27 @@ ANSWERS: dict[str, object] = {
 }
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """Answers POST as GET, and writes no log."""
+
+    def do_GET(self) -> None:
+        raise NotImplementedError
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class Handler(Quiet):
     keys: list[str] = []
     asked: list[str] = []
 
@@ -59,17 +79,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.asked.append(path)
         self.keys.append(self.headers.get("Authorization", ""))
         body = b"pong" if path.endswith("/ping") else json.dumps(ANSWERS.get(path)).encode()
-        self.send_response(200 if path.endswith("/ping") or path in ANSWERS else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.do_GET()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+        self.answer(200 if path.endswith("/ping") or path in ANSWERS else 404, body)
 
 
 @pytest.fixture
@@ -338,20 +348,9 @@ STRANGE = (
 
 @pytest.mark.parametrize("text", STRANGE)
 def test_a_server_may_answer_anything(tmp_path: Path, text: str) -> None:
-    class Strange(http.server.BaseHTTPRequestHandler):
+    class Strange(Quiet):
         def do_GET(self) -> None:
-            body = b"pong" if self.path.endswith("/ping") else text.encode("latin-1")
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.do_GET()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
+            self.answer(200, b"pong" if self.path.endswith("/ping") else text.encode("latin-1"))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Strange)
     threading.Thread(target=server.serve_forever, daemon=True).start()
